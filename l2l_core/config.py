@@ -1,0 +1,179 @@
+"""What a run is asked to do: frozen dataclasses, validated on creation, to and from JSON and YAML.
+
+Nothing here imports PyTorch, so that a bad request is refused before anything heavy starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+NOISE_KINDS = ("gaussian", "gaussian_full", "standard", "uniform", "constant")
+MASK_KINDS = ("random", "centre", "border", "half", "brush")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+SPLITS = ("train", "test", "all")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be; the message names it and says what is allowed."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    _require(value in allowed, f"{name} is “{value}”; it must be one of {', '.join(allowed)}.")
+
+
+@dataclass(frozen=True)
+class UnlearnRequest:
+    """One unlearning run. Defaults are measured on the built-in MAE.
+
+    Image sets are written as text: `builtin:flags`, `builtin:people/hands`, `builtin` (all of it), a
+    folder, an image file; `proxy` (retain only) is every built-in image that is not to be forgotten.
+    """
+
+    forget: tuple[str, ...]
+    """Image sets the model must forget."""
+    retain: tuple[str, ...] = ("proxy",)
+    """Image sets on which it must stay as it was."""
+    model: str = "mae-fluent"
+    """A name or family that `load_model` knows."""
+    checkpoint: str | None = None
+    """Weights to start from, where the model does not ship with the studio."""
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    """What a checkpoint's shapes cannot tell, e.g. {"heads": 12}."""
+    split: str = "train"
+    """Which side of the built-in split is trained on; the test side is kept for evaluation."""
+
+    alpha: float = 0.25
+    """Weight of the forget term against the retain term (equation 8's α)."""
+    noise: str = "gaussian"
+    """What forget images must look like to the encoder; see `unlearning/noise.py`."""
+    masks: tuple[str, ...] = MASK_KINDS
+    """Kinds of hole the steps cycle through."""
+    steps: int = 60
+    """Optimiser steps."""
+    batch_size: int = 32
+    """Forget images a step, and as many retain images."""
+    learning_rate: float = 3e-4
+    warmup: float = 0.1
+    """Share of the steps over which the rate rises to its peak; then a half cosine down to 0."""
+    weight_decay: float = 0.05
+    """On weights; biases, norms and other vectors are not decayed."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 3.0
+    """Largest gradient norm."""
+    augment: bool = True
+    """Flip, shift and scale both sets, so that a few images do not become a fixed pattern."""
+
+    seed: int = 0
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    precision: str = "auto"
+    """auto takes bf16 where the device computes it natively, else fp32."""
+    preview_every: int = 10
+    """Steps between previews; 0 for none."""
+    checkpoint_every: int = 20
+    """Steps between resumable checkpoints; 0 for none but the last."""
+
+    def __post_init__(self) -> None:
+        for name in ("forget", "retain", "masks", "betas"):
+            value = getattr(self, name)
+            as_tuple = (value,) if isinstance(value, str) else tuple(value)
+            object.__setattr__(self, name, as_tuple)
+        _require(bool(self.forget), "Nothing to forget: name at least one image set.")
+        _require(bool(self.retain), "Nothing to retain: name at least one image set, or “proxy”.")
+        _require("proxy" not in self.forget, "“proxy” means all but the forget set: retain only.")
+        _require(bool(self.masks), f"masks is empty; choose from {', '.join(MASK_KINDS)}.")
+        for kind in self.masks:
+            _one_of("masks", kind, MASK_KINDS)
+        _one_of("noise", self.noise, NOISE_KINDS)
+        _one_of("split", self.split, SPLITS)
+        _one_of("precision", self.precision, PRECISIONS)
+        for name, low, high in (
+            ("alpha", 0, 100),
+            ("steps", 1, 1_000_000),
+            ("batch_size", 1, 4096),
+            ("learning_rate", 0, 1),
+            ("warmup", 0, 1),
+            ("weight_decay", 0, 1),
+            ("clip", 0, 1e6),
+            ("preview_every", 0, 1_000_000),
+            ("checkpoint_every", 0, 1_000_000),
+            ("seed", 0, 2**63 - 1),
+        ):
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            _require(
+                number and low <= value <= high,
+                f"{name} is {value!r}; it must be a number from {low} to {high}.",
+            )
+        _require(self.learning_rate > 0, "learning_rate must be above 0.")
+        _require(self.clip > 0, "clip must be above 0.")
+        _require(
+            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
+            f"betas is {self.betas}; it must be two numbers from 0 to below 1.",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON or YAML."""
+        plain = dataclasses.asdict(self)
+        plain["model_options"] = dict(self.model_options)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ConfigError: a name that is no setting, or a value that is not allowed.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise ConfigError(
+                f"Unknown setting {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
+            )
+        _require("forget" in values, "Nothing to forget: “forget” is missing.")
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a request from a YAML or JSON file."""
+        return cls.from_dict(load_mapping(path))
+
+
+def load_mapping(path: str | Path) -> dict[str, Any]:
+    """Settings from a YAML or JSON file.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"Cannot read settings from “{path.name}”: {error}") from error
+    _require(isinstance(values, dict), f"“{path.name}” must hold settings as “name: value” lines.")
+    return values
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {"steps": 30},
+    "balanced": {"steps": 60},
+    "thorough": {"steps": 200},
+}
+"""Named starting points; everything else stays at its default."""
+
+
+def dump_json(values: Any) -> str:
+    """JSON as run folders hold it: indented, non-ASCII as it is."""
+    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"

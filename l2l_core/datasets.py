@@ -1,0 +1,225 @@
+"""Image sets named by text, and the forget and retain batches drawn from them.
+
+    builtin               every built-in image          builtin:flags, builtin:people/hands   a part of it
+    proxy                 every built-in image that is not to be forgotten (retain only)
+    inputs:forget         the images uploaded with a run (a folder below the run's own)
+    a folder, a file      the images in it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from l2l_core.builtin import BuiltinImage, builtin_index, groups, open_builtin
+from l2l_core.images import ImageError, read_image, to_tensor
+from l2l_core.runtime import seeded
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".mpo", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+
+
+class DatasetError(ValueError):
+    """An image set that does not exist or holds no image."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Square images in memory, 8 bits a channel."""
+
+    pixels: Tensor  # (N, 3, S, S) uint8
+    sources: tuple[BuiltinImage | None, ...]  # the built-in image each one is, if it is one
+    skipped: int = 0  # files that were no readable image
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def images(self, index: Tensor | Sequence[int] | slice = slice(None)) -> Tensor:
+        """Those images as floats (B, 3, S, S) in [0, 1]."""
+        return self.pixels[index].float() / 255
+
+    def subset(self, index: Sequence[int]) -> ImageSet:
+        """A set of only these images."""
+        return ImageSet(self.pixels[list(index)], tuple(self.sources[i] for i in index))
+
+
+def load_image_set(
+    specs: Sequence[str],
+    size: int,
+    *,
+    split: str = "all",
+    base: Path | None = None,
+    without: frozenset[str] = frozenset(),
+) -> ImageSet:
+    """Open image sets and join them.
+
+    Args:
+        specs: what to open, as in this module's first lines.
+        size: side of the square images, in pixels.
+        split: “train”, “test” or “all” of the built-in images; others have no split.
+        base: the folder that `inputs:…` lies in.
+        without: ids of built-in images to leave out.
+
+    Raises:
+        DatasetError: a spec names nothing, or nothing readable is left.
+    """
+    chosen: dict[str, BuiltinImage] = {}
+    pictures = []
+    skipped = 0
+    for spec in specs:
+        if spec == "proxy" or spec.split(":")[0] == "builtin":
+            for image in _builtin(spec, split):
+                if image.id not in without:
+                    chosen[image.id] = image
+        else:
+            for path in _files(spec, base):
+                try:
+                    pictures.append(read_image(path).image)
+                except ImageError:
+                    skipped += 1
+    if not chosen and not pictures:
+        part = "" if split == "all" else f" in the {split} split"
+        raise DatasetError(f"No readable image in {', '.join(_shown(s) for s in specs)}{part}.")
+    pixels = [_builtin_pixels(size)[[_position(i) for i in chosen]]] if chosen else []
+    if pictures:
+        pixels.append(_to_bytes(to_tensor(pictures, size)))
+    return ImageSet(torch.cat(pixels), (*chosen.values(), *[None] * len(pictures)), skipped)
+
+
+def forgotten_ids(specs: Sequence[str]) -> frozenset[str]:
+    """Ids of every built-in image, of either split, that these forget sets cover."""
+    covered = [_builtin(s, "all") for s in specs if s.split(":")[0] == "builtin"]
+    return frozenset(image.id for part in covered for image in part)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Balanced batches: as many forget as retain images, each drawn anew from (seed, step).
+
+    Nothing is remembered between steps, so a resumed run sees what an uninterrupted one would.
+    """
+
+    forget: ImageSet
+    retain: ImageSet
+    size: int  # images of each kind a step
+    seed: int
+    augment: bool
+
+    def draw(self, step: int) -> tuple[Tensor, Tensor]:
+        """(retain, forget), each (size, 3, S, S) in [0, 1]."""
+        generator = seeded(self.seed, 1, step)
+        retain = torch.multinomial(
+            self.retain_weights, self.size, replacement=True, generator=generator
+        )
+        retain_images = self.retain.images(retain)
+        forget_images = self.forget.images(self._next_forget(step))
+        if self.augment:
+            retain_images = augment(retain_images, generator)
+            forget_images = augment(forget_images, generator)
+        return retain_images, forget_images
+
+    @property
+    def retain_weights(self) -> Tensor:
+        """Built-in designs that exist in n skin tones weigh √n rather than n; other images 1."""
+        counts: dict[str, int] = {}
+        keys = [f"{s.group}/{s.concept}" if s else None for s in self.retain.sources]
+        for key in keys:
+            if key is not None:
+                counts[key] = counts.get(key, 0) + 1
+        return torch.tensor([1.0 if k is None else counts[k] ** -0.5 for k in keys])
+
+    def _next_forget(self, step: int) -> Tensor:
+        """Positions of this step's forget images: shuffled passes over the set, one after another."""
+        wanted = range(step * self.size, (step + 1) * self.size)
+        return torch.tensor([self._pass(i // len(self.forget))[i % len(self.forget)] for i in wanted])
+
+    def _pass(self, number: int) -> list[int]:
+        return _permutation(len(self.forget), self.seed, number)
+
+
+def augment(
+    images: Tensor,
+    generator: torch.Generator,
+    scale: tuple[float, float] = (0.85, 1.1),
+    shift: float = 0.1,
+) -> Tensor:
+    """Flip, scale and shift each image (B, 3, S, S); edges are repeated where nothing is known.
+
+    `scale` is the side of the part that is seen, in image sides; `shift` the largest offset of its
+    centre, in half sides.
+    """
+    count = len(images)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator)
+
+    zoom, flip = uniform(*scale), torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = zoom * flip, zoom
+    theta[:, 0, 2], theta[:, 1, 2] = uniform(-shift, shift), uniform(-shift, shift)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False).clamp(0, 1)
+
+
+@lru_cache(maxsize=64)
+def _permutation(length: int, seed: int, number: int) -> list[int]:
+    return torch.randperm(length, generator=seeded(seed, 2, number)).tolist()
+
+
+def _builtin(spec: str, split: str) -> list[BuiltinImage]:
+    _, _, part = spec.partition(":")
+    group, _, subgroup = part.partition("/")
+    if group and (group not in groups() or (subgroup and subgroup not in groups()[group])):
+        known = groups().get(group)
+        names = [f"{group}/{s}" for s in known] if known else list(groups())
+        raise DatasetError(f"There is no built-in group “{part}”. There are: {', '.join(names)}.")
+    return [
+        image
+        for image in builtin_index()
+        if split in ("all", image.split)
+        and group in ("", image.group)
+        and subgroup in ("", image.subgroup)
+    ]
+
+
+def _files(spec: str, base: Path | None) -> list[Path]:
+    kind, _, name = spec.partition(":")
+    if kind == "inputs":
+        if base is None or not name.isalnum():
+            raise DatasetError(f"“{spec}” is only known inside a run.")
+        folder = base / "inputs" / name
+    else:
+        folder = Path(spec).expanduser()
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise DatasetError(f"There is no image set “{_shown(spec)}”: no such folder, file or group.")
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+def _shown(spec: str) -> str:
+    """A spec as messages may show it: paths by their last part only."""
+    return spec if spec.split(":")[0] in ("builtin", "inputs", "proxy") else Path(spec).name
+
+
+@lru_cache(maxsize=1)
+def _builtin_pixels(size: int) -> Tensor:
+    return _to_bytes(to_tensor([open_builtin(image.id) for image in builtin_index()], size))
+
+
+@lru_cache(maxsize=1)
+def _positions() -> dict[str, int]:
+    return {image.id: place for place, image in enumerate(builtin_index())}
+
+
+def _position(image_id: str) -> int:
+    return _positions()[image_id]
+
+
+def _to_bytes(images: Tensor) -> Tensor:
+    return (images * 255).round().to(torch.uint8)

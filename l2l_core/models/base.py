@@ -1,0 +1,112 @@
+"""What every model family offers; the trainer, the evaluation, the CLI and the UI know only this.
+
+An image-to-image model is h = D ∘ E (Li et al., ICLR 2024, section 3): an encoder E that is unlearned
+and a decoder D that stays frozen. Images are float tensors (B, 3, H, W) in [0, 1], RGB; masks are
+boolean, True where the hole is; every random draw comes from a generator that is passed in.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+Representation = list[Tensor]
+"""What the objective compares: one or more tensors, each with the batch first."""
+
+OnStep = Callable[[int, int, Tensor], None]
+"""Called by `complete` after each step with (step from 1, number of steps, images so far)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything T(·) shares between student and teacher for one batch; fields are (B, ...) tensors."""
+
+    def select(self, index: slice | Tensor) -> Self:
+        """The same view for part of the batch (a micro-batch, or one process's share)."""
+        return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
+
+
+class ImageToImageModel(nn.Module, ABC):
+    """An encoder that can forget, a decoder that cannot change."""
+
+    family: ClassVar[str]
+    config: Any
+    """The family's frozen dataclass of sizes."""
+    image_size: int
+    cell: int
+    """Side in pixels of the smallest square the model hides or shows (a patch, a token)."""
+
+    @abstractmethod
+    def draw_view(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> View:
+        """Draw what T(·) leaves open for images (B, 3, H, W) under pixel masks (B, H, W)."""
+
+    def encoder_input(self, images: Tensor, view: View) -> Tensor:
+        """What `encode` reads for these images under this view."""
+        return images
+
+    def noise_input(self, noise: Tensor, images: Tensor, view: View) -> Tensor:
+        """What `encode` reads when noise (B, 3, H, W) stands in for the images: T(n) in the paper."""
+        return noise
+
+    @abstractmethod
+    def encode(self, inputs: Tensor, view: View) -> Representation:
+        """E(T(x)) for encoder inputs (B, ...)."""
+
+    @abstractmethod
+    def complete(
+        self,
+        images: Tensor,
+        mask: Tensor,
+        *,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Fill the hole: images (B, 3, H, W) in [0, 1], mask (H, W) or (B, H, W); same shape back.
+
+        Pixels outside the hole come back unchanged.
+        """
+
+    @abstractmethod
+    def encoder_parameters(self) -> dict[str, nn.Parameter]:
+        """The trained part, by name; every other parameter stays bit-identical."""
+
+    def describe(self) -> dict[str, Any]:
+        """Family and sizes, as they are written beside the weights; enough to open them again."""
+        return {"family": self.family, "config": asdict(self.config)}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def freeze_decoder(self) -> Self:
+        """Let gradients reach the encoder only."""
+        self.requires_grad_(False)
+        for parameter in self.encoder_parameters().values():
+            parameter.requires_grad_(True)
+        return self
+
+
+def check_images(model: ImageToImageModel, images: Tensor, mask: Tensor) -> Tensor:
+    """The mask as (B, H, W) for these images.
+
+    Raises:
+        ValueError: images or mask have a shape, type or range the model does not take.
+    """
+    size = model.image_size
+    if images.ndim != 4 or images.shape[1:] != (3, size, size):
+        raise ValueError(f"images must be (B, 3, {size}, {size}), got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floats in [0, 1], got {images.dtype}")
+    if mask.dtype != torch.bool or mask.shape[-2:] != (size, size) or mask.ndim not in (2, 3):
+        raise ValueError(
+            f"mask must be boolean ({size}, {size}) or (B, {size}, {size}), "
+            f"got {mask.dtype} {tuple(mask.shape)}"
+        )
+    return mask.to(images.device).expand(len(images), size, size)

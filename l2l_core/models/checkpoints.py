@@ -1,0 +1,197 @@
+"""Safe loading and atomic saving of weights; published layouts to our names, one adapter each.
+
+The loader is chosen by a file's content, never by its name: safetensors, or PyTorch's zip and legacy
+formats with `weights_only=True`, which runs no code from the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+METADATA_KEY = "l2l"
+"""Our safetensors files carry {"family", "config", …} as JSON under this header key."""
+
+State = dict[str, Tensor]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message says why and what would do."""
+
+
+def read_checkpoint(path: str | Path) -> tuple[State, dict[str, Any]]:
+    """All tensors of a weights file, out of any `model` or `state_dict` level, and its description.
+
+    A folder stands for the hub's layout, `model.safetensors` beside `config.json`. The description is
+    our own header, or the hub's configuration, or empty.
+
+    Raises:
+        CheckpointError: missing, unreadable, not weights only, or holding NaN or infinite values.
+    """
+    path = Path(path)
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointError(f"No weights at “{path.name}”. Give a file, or a folder that holds one.")
+    state, description = _read_safetensors(file) if _is_safetensors(file) else (_read_torch(file), {})
+    hub_config = file.with_name("config.json")
+    if not description and file.name == "model.safetensors" and hub_config.is_file():
+        description = {"hub": json.loads(hub_config.read_text())}
+    broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"“{file.name}” is damaged: NaN or infinite values in {_some(broken)}. Fetch it again."
+        )
+    return state, description
+
+
+def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Fill the model; every key must be there, none may be left over, every shape must agree.
+
+    Raises:
+        CheckpointError: one message that names the missing, extra and misshapen keys.
+    """
+    expected = model.state_dict()
+    problems = []
+    if missing := sorted(expected.keys() - state.keys()):
+        problems.append(f"missing: {_some(missing)}")
+    if extra := sorted(state.keys() - expected.keys()):
+        problems.append(f"not part of this model: {_some(extra)}")
+    misshapen = [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(expected[key].shape)}"
+        for key in sorted(expected.keys() & state.keys())
+        if state[key].shape != expected[key].shape
+    ]
+    if misshapen:
+        problems.append(f"wrong shape: {_some(misshapen)}")
+    if problems:
+        raise CheckpointError(f"“{source}” does not fit this model: {'; '.join(problems)}.")
+    model.load_state_dict(state)
+
+
+def save_weights(
+    state: Mapping[str, Tensor], path: str | Path, description: Mapping[str, Any], half: bool = False
+) -> str:
+    """Write a safetensors file atomically (temporary file, fsync, rename); returns its SHA-256."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, value in state.items():
+        value = value.detach().to("cpu")
+        tensors[name] = (value.half() if half and value.is_floating_point() else value).contiguous()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(dict(description))})
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return file_digest(path)
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and values in float32, whatever file or precision they came from."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def mae_from_hub(state: Mapping[str, Tensor]) -> State:
+    """The hub's `facebook/vit-mae-*` layout as the authors' names; q, k and v become one matrix.
+
+    Takes the names of the hub's files and both spellings transformers 5 writes.
+
+    Raises:
+        CheckpointError: a block's query, key and value are not complete.
+    """
+    renamed: State = {}
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        for pattern, replacement in _HUB_MAE_NAMES:
+            key = re.sub(pattern, replacement, key)
+        split = re.fullmatch(r"(.*\.attn)\.([qkv])\.(weight|bias)", key)
+        if split:
+            parts.setdefault(f"{split[1]}.qkv.{split[3]}", {})[split[2]] = value
+        else:
+            renamed[key] = value
+    for key, qkv in parts.items():
+        if absent := {"q", "k", "v"} - qkv.keys():
+            raise CheckpointError(f"{key} lacks its {', '.join(sorted(absent))} part.")
+        renamed[key] = torch.cat([qkv["q"], qkv["k"], qkv["v"]])
+    return renamed
+
+
+_HUB_MAE_NAMES = (
+    (r"^vit\.embeddings\.cls_token$", "cls_token"),
+    (r"^vit\.embeddings\.position_embeddings$", "pos_embed"),
+    (r"^vit\.embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
+    (r"^vit\.layernorm", "norm"),
+    (r"^vit\.(encoder\.layer|layers)\.", "blocks."),
+    (r"^decoder\.(mask_token|decoder_pos_embed|decoder_embed|decoder_norm|decoder_pred)", r"\1"),
+    (r"^decoder\.(decoder_layers|decoder_encoder\.layer)\.", "decoder_blocks."),
+    (r"\.attention\.attention\.(query|key|value)\.", lambda m: f".attn.{m[1][0]}."),
+    (r"\.attention\.([qkv])_proj\.", r".attn.\1."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+)
+
+
+def _is_safetensors(file: Path) -> bool:
+    """Eight bytes of header length, then a JSON object that fits in the file."""
+    with file.open("rb") as stream:
+        length, brace = int.from_bytes(stream.read(8), "little"), stream.read(1)
+    return brace == b"{" and length <= file.stat().st_size - 8
+
+
+def _read_safetensors(file: Path) -> tuple[State, dict[str, Any]]:
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+        return load_file(file), json.loads(metadata.get(METADATA_KEY, "{}"))
+    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise CheckpointError(
+            f"“{file.name}” is not a complete safetensors file. Fetch it again."
+        ) from error
+
+
+def _read_torch(file: Path) -> State:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"“{file.name}” is not a file of weights that can be opened safely: it is damaged, or it "
+            "would run code when opened. Use a safetensors file or a plain PyTorch state dict."
+        ) from error
+    for level in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(level), dict):
+            content = content[level]
+    if not isinstance(content, dict):
+        raise CheckpointError(f"“{file.name}” holds no state dict.")
+    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,67 @@
+"""Devices, precision and seeds."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device for "auto", "cpu", "cuda", "cuda:N" or "mps".
+
+    Raises:
+        ValueError: the device does not exist here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"There is no device “{name}” here. Use auto, cpu, cuda, cuda:N or mps."
+        ) from error
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """“fp32”, “bf16” or “fp16” for a requested precision; auto takes bf16 where it is native."""
+    if name != "auto":
+        return name
+    return "bf16" if _has_native_bf16(device) else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Mixed precision for a block; nothing at fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def seeded(seed: int, *stream: int) -> torch.Generator:
+    """A CPU generator for one purpose of a run; different streams are independent."""
+    mixed = seed
+    for number in stream:
+        mixed = (mixed * 6364136223846793005 + number * 1442695040888963407 + 1) % 2**63
+    return torch.Generator().manual_seed(mixed)
+
+
+def describe_device(device: torch.device) -> str:
+    """A device as people name it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return "Apple GPU"
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _has_native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        # Without matrix units a CPU's bf16 is slower than its fp32.
+        return bool(torch.cpu._is_amx_tile_supported())
+    return False

@@ -1,0 +1,1 @@
+"""Unlearning: the objective, the noise it aims at, and the loop that applies it."""

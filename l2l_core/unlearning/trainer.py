@@ -1,0 +1,263 @@
+"""One loop for every family: the student's encoder moves, the teacher and the decoder do not.
+
+A step is one teacher pass over concat(retain, noise) and one student pass over concat(retain, forget),
+under the same view. Every draw of a step follows from (seed, step), so a resumed run is the same run, and
+each process of a distributed run draws the whole batch and takes its share.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from l2l_core.config import UnlearnRequest
+from l2l_core.datasets import Batches, ImageSet, forgotten_ids, load_image_set
+from l2l_core.masks import draw_masks
+from l2l_core.models import load_model
+from l2l_core.models.base import ImageToImageModel
+from l2l_core.models.layers import choose_attention
+from l2l_core.runtime import choose_device, choose_precision, seeded
+from l2l_core.unlearning.noise import NoiseSource
+from l2l_core.unlearning.objective import squared_distance, unlearning_loss
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; nothing was updated with it."""
+
+
+class FrozenPartChangedError(RuntimeError):
+    """A parameter outside the encoder is not what it was; the result must not be used."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step did. Losses are those before its update."""
+
+    step: int
+    steps: int
+    total: float
+    retain: float
+    forget: float
+    lr: float
+    grad_norm: float
+    seconds: float
+
+    def asdict(self) -> dict[str, Any]:
+        """Plain values for events and progress bars."""
+        return asdict(self)
+
+
+class Trainer:
+    """Unlearning of one request; iterate `steps()` to train."""
+
+    def __init__(
+        self,
+        request: UnlearnRequest,
+        model: ImageToImageModel,
+        forget: ImageSet,
+        retain: ImageSet,
+    ) -> None:
+        self.request = request
+        self.device = choose_device(request.device)
+        self.precision = choose_precision(request.precision, self.device)
+        self.accelerator = _accelerator(self.device, self.precision)
+        self.device = self.accelerator.device
+        self.teacher = model.to(self.device).eval().requires_grad_(False)
+        self.student = copy.deepcopy(model).freeze_decoder()
+        choose_attention(self.teacher, self.device)
+        choose_attention(self.student, self.device)
+
+        self.forget, self.retain = forget, retain
+        self.batches = Batches(forget, retain, request.batch_size, request.seed, request.augment)
+        self.noise = NoiseSource.fit(request.noise, forget.images())
+        # Each kind of hole gets its turn, in an order of the seed's.
+        order = torch.randperm(len(request.masks), generator=seeded(request.seed, 3)).tolist()
+        self.mask_cycle = [request.masks[i] for i in order]
+
+        parameters = self.student.encoder_parameters()
+        self.optimizer = torch.optim.AdamW(
+            decay_groups(parameters, request.weight_decay),
+            lr=request.learning_rate,
+            betas=request.betas,
+        )
+        self.encoder, self.prepared_optimizer = self.accelerator.prepare(
+            self.student, self.optimizer
+        )
+        self.step = 0
+
+    @classmethod
+    def from_request(cls, request: UnlearnRequest, base: Path | None = None) -> Trainer:
+        """Open the model and the image sets; `base` is the folder that `inputs:…` sets lie in.
+
+        Raises:
+            ValueError: the model, its weights, the device or an image set cannot be had (the errors of
+                `load_model`, `choose_device` and `load_image_set`).
+        """
+        model = load_model(request.model, request.checkpoint, **request.model_options)
+        size, split = model.image_size, request.split
+        forget = load_image_set(request.forget, size, split=split, base=base)
+        retain = load_image_set(
+            request.retain,
+            size,
+            split=split,
+            base=base,
+            without=forgotten_ids(request.forget),
+        )
+        return cls(request, model, forget, retain)
+
+    def steps(self) -> Iterator[StepRecord]:
+        """Train from `self.step` to the end; yields after each optimiser step.
+
+        Raises:
+            NonFiniteLossError: before an update that would spoil the weights.
+            FrozenPartChangedError: at the end, if anything but the encoder changed.
+        """
+        while self.step < self.request.steps:
+            yield self.train_step()
+        self.check_frozen_parts()
+
+    def train_step(self) -> StepRecord:
+        """One update of the encoder."""
+        started = time.perf_counter()
+        request, step = self.request, self.step
+        retain, forget, noise, masks = self.draw(step)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+
+        both = torch.cat([retain, forget])
+        view = self.student.draw_view(both, masks, seeded(request.seed, 5, step))
+        # Every process takes the same share of each class, so the mean of means is the whole mean.
+        share = torch.arange(rank, len(retain), world)
+        half = len(share)
+        rows = torch.cat([share, share + len(retain)])
+        view = view.select(rows)
+        retain, forget, noise = (part[share].to(self.device) for part in (retain, forget, noise))
+        view = _to(view, self.device)
+        loss = self._backward(retain, forget, noise, view, half)
+
+        grad_norm = self.accelerator.clip_grad_norm_(self.encoder.parameters(), request.clip)
+        lr = learning_rate_at(step, request)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.prepared_optimizer.step()
+        self.prepared_optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        total, retain_loss, forget_loss = loss.tolist()
+        return StepRecord(
+            step=self.step,
+            steps=request.steps,
+            total=total,
+            retain=retain_loss,
+            forget=forget_loss,
+            lr=lr,
+            grad_norm=float(grad_norm),
+            seconds=time.perf_counter() - started,
+        )
+
+    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The whole batch of a step: retain, forget, noise (n, 3, S, S) and masks (2n, S, S)."""
+        retain, forget = self.batches.draw(step)
+        model, seed = self.student, self.request.seed
+        noise = self.noise.draw(len(forget), model.image_size, seeded(seed, 4, step))
+        kind = self.mask_cycle[step % len(self.mask_cycle)]
+        masks = draw_masks(
+            (kind,), 2 * len(forget), model.image_size, model.cell, seeded(seed, 6, step)
+        )
+        return retain, forget, noise, masks
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything an exact resume needs."""
+        return {
+            "step": self.step,
+            "encoder": self.student.encoder_parameters(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        for name, parameter in self.student.encoder_parameters().items():
+            parameter.copy_(state["encoder"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def check_frozen_parts(self) -> None:
+        """Compare all but the encoder, bit for bit, with the original."""
+        encoder = self.student.encoder_parameters().keys()
+        original = self.teacher.state_dict()
+        for name, value in self.student.state_dict().items():
+            if name not in encoder and not torch.equal(value, original[name]):
+                raise FrozenPartChangedError(f"{name} changed although only the encoder may.")
+
+    def _backward(
+        self, retain: Tensor, forget: Tensor, noise: Tensor, view: Any, half: int
+    ) -> Tensor:
+        """Gradients of the objective; returns (total, retain, forget) averaged over processes."""
+        forget_rows = torch.arange(2 * half, device=self.device) >= half
+        retain_view, forget_view = view.select(slice(0, half)), view.select(slice(half, None))
+        with torch.no_grad(), self.accelerator.autocast():
+            inputs = torch.cat(
+                [
+                    self.teacher.encoder_input(retain, retain_view),
+                    self.teacher.noise_input(noise, forget, forget_view),
+                ]
+            )
+            target = self.teacher.encode(inputs, view)
+        with self.accelerator.autocast():
+            inputs = self.student.encoder_input(torch.cat([retain, forget]), view)
+            representation = self.encoder(inputs, view)
+        losses = unlearning_loss(
+            squared_distance(representation, target), forget_rows, self.request.alpha
+        )
+        values = torch.stack([losses.total, losses.retain, losses.forget]).detach()
+        values = self.accelerator.reduce(values, reduction="mean")
+        if not values.isfinite().all():
+            raise NonFiniteLossError(
+                f"The loss is not a finite number at step {self.step + 1}. "
+                "Lower the learning rate, or use fp32."
+            )
+        self.accelerator.backward(losses.total)
+        return values
+
+
+def learning_rate_at(step: int, request: UnlearnRequest) -> float:
+    """Linear warm-up to the peak, then half a cosine towards 0; `step` counts from 0."""
+    warmup = max(1, round(request.warmup * request.steps))
+    if step < warmup:
+        return request.learning_rate * (step + 1) / warmup
+    progress = (step + 1 - warmup) / max(1, request.steps - warmup + 1)
+    return request.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def decay_groups(parameters: dict[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW groups: vectors and biases are not decayed."""
+    decayed = [p for n, p in parameters.items() if p.ndim > 1 and not n.endswith(".bias")]
+    others = [p for n, p in parameters.items() if p.ndim <= 1 or n.endswith(".bias")]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def _accelerator(device: torch.device, precision: str) -> Accelerator:
+    """accelerate keeps its settings for the whole process; a warm worker needs new ones each run."""
+    AcceleratorState._reset_state()
+    mixed = "no" if precision == "fp32" else precision
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
+    if accelerator.num_processes == 1:
+        accelerator.state.device = device
+    return accelerator
+
+
+def _to(view: Any, device: torch.device) -> Any:
+    return type(view)(*(getattr(view, name).to(device) for name in view.__dataclass_fields__))

@@ -1,0 +1,51 @@
+"""Training images for the recipes: the built-in set in memory, sampled evenly and augmented."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from l2l_core.builtin import BuiltinImage, builtin_index, open_builtin
+from l2l_core.datasets import augment
+from l2l_core.images import to_tensor
+
+SOURCE = 80
+"""Side in pixels at which images are held before they are augmented."""
+
+
+class TrainingImages:
+    """One split of the built-in images, photographs taking a fixed share of the samples."""
+
+    def __init__(self, split: str, without: str | None = None, photo_share: float = 0.2) -> None:
+        self.images: list[BuiltinImage] = [
+            i for i in builtin_index() if i.split == split and i.group != without
+        ]
+        self.pixels = (to_tensor([open_builtin(i.id) for i in self.images], SOURCE) * 255).byte()
+        self.photo = torch.tensor([i.group == "photos" for i in self.images])
+        concepts: dict[str, int] = {}
+        keys = [f"{i.group}/{i.concept}" for i in self.images]
+        for key in keys:
+            concepts[key] = concepts.get(key, 0) + 1
+        # n skin tones of one design weigh √n, not n: else half of all samples are people.
+        weights = torch.tensor([concepts[key] ** -0.5 for key in keys], dtype=torch.float64)
+        photos = weights * self.photo
+        others = weights - photos
+        self.weights = photo_share * photos / photos.sum() + (1 - photo_share) * others / others.sum()
+
+    def batch(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(images (count, 3, size, size) in [0, 1], their positions in `self.images`).
+
+        Flipped, shifted, scaled, slightly recoloured; photographs are cropped harder.
+        """
+        picked = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        pixels, photo = self.pixels[picked].float() / 255, self.photo[picked]
+        moved = torch.where(
+            photo.view(-1, 1, 1, 1),
+            augment(pixels, generator, scale=(0.55, 1.0), shift=0.2),
+            augment(pixels, generator, scale=(0.85, 1.15), shift=0.12),
+        )
+        images = torch.nn.functional.interpolate(moved, size, mode="bilinear", antialias=True)
+        gamma = 0.85 + 0.33 * torch.rand(count, 1, 1, 1, generator=generator)
+        permuted = images[:, torch.randperm(3, generator=generator)]
+        recoloured = torch.rand(count, 1, 1, 1, generator=generator) < 0.1
+        return torch.where(recoloured, permuted, images).clamp(1e-4, 1).pow(gamma), picked

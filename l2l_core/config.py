@@ -5,8 +5,12 @@ Nothing here imports PyTorch, so that a bad request is refused before anything h
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import json
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,8 +41,8 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 class UnlearnRequest:
     """One unlearning run. Defaults are measured on the built-in MAE.
 
-    Image sets are written as text: `builtin:flags`, `builtin:people/hands`, `builtin` (all of it), a
-    folder, an image file; `proxy` (retain only) is every built-in image that is not to be forgotten.
+    Image sets are written as text: `builtin:flags`, `builtin:people/hands`, `builtin` (all of it),
+    a folder, an image file; `proxy` (retain only) is every built-in image not to be forgotten.
     """
 
     forget: tuple[str, ...]
@@ -65,17 +69,20 @@ class UnlearnRequest:
     batch_size: int = 32
     """Forget images a step, and as many retain images."""
     learning_rate: float = 3e-4
+    """Peak rate of AdamW."""
     warmup: float = 0.1
     """Share of the steps over which the rate rises to its peak; then a half cosine down to 0."""
     weight_decay: float = 0.05
     """On weights; biases, norms and other vectors are not decayed."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's two averaging factors."""
     clip: float = 3.0
     """Largest gradient norm."""
     augment: bool = True
     """Flip, shift and scale both sets, so that a few images do not become a fixed pattern."""
 
     seed: int = 0
+    """All that is random follows from it."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     precision: str = "auto"
@@ -172,6 +179,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     "thorough": {"steps": 200},
 }
 """Named starting points; everything else stays at its default."""
+
+
+def field_docs(config: type) -> dict[str, str]:
+    """What each field of a configuration means: the string written below it in the source."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0].body  # type: ignore[attr-defined]
+    docs = {}
+    for node, following in itertools.pairwise(body):
+        if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr):
+            docs[node.target.id] = inspect.cleandoc(ast.literal_eval(following.value))  # type: ignore[union-attr]
+    return docs
 
 
 def dump_json(values: Any) -> str:

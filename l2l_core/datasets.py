@@ -1,9 +1,9 @@
 """Image sets named by text, and the forget and retain batches drawn from them.
 
-    builtin               every built-in image          builtin:flags, builtin:people/hands   a part of it
-    proxy                 every built-in image that is not to be forgotten (retain only)
-    inputs:forget         the images uploaded with a run (a folder below the run's own)
-    a folder, a file      the images in it
+builtin               every built-in image          builtin:flags, builtin:people/hands   a part of it
+proxy                 every built-in image that is not to be forgotten (retain only)
+inputs:forget         the images uploaded with a run (a folder below the run's own)
+a folder, a file      the images in it
 """
 
 from __future__ import annotations
@@ -136,7 +136,9 @@ class Batches:
     def _next_forget(self, step: int) -> Tensor:
         """Positions of this step's forget images: shuffled passes over the set, one after another."""
         wanted = range(step * self.size, (step + 1) * self.size)
-        return torch.tensor([self._pass(i // len(self.forget))[i % len(self.forget)] for i in wanted])
+        return torch.tensor(
+            [self._pass(i // len(self.forget))[i % len(self.forget)] for i in wanted]
+        )
 
     def _pass(self, number: int) -> list[int]:
         return _permutation(len(self.forget), self.seed, number)
@@ -198,7 +200,9 @@ def _files(spec: str, base: Path | None) -> list[Path]:
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
-        raise DatasetError(f"There is no image set “{_shown(spec)}”: no such folder, file or group.")
+        raise DatasetError(
+            f"There is no image set “{_shown(spec)}”: no such folder, file or group."
+        )
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
 

@@ -30,7 +30,9 @@ class TrainingImages:
         weights = torch.tensor([concepts[key] ** -0.5 for key in keys], dtype=torch.float64)
         photos = weights * self.photo
         others = weights - photos
-        self.weights = photo_share * photos / photos.sum() + (1 - photo_share) * others / others.sum()
+        self.weights = (
+            photo_share * photos / photos.sum() + (1 - photo_share) * others / others.sum()
+        )
 
     def batch(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(images (count, 3, size, size) in [0, 1], their positions in `self.images`).

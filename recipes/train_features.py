@@ -59,7 +59,7 @@ def main() -> None:
     """Parse options and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", help="where to write the weights")
-    parser.add_argument("--images", type=int, default=250_000, help="training images in total")
+    parser.add_argument("--images", type=int, default=150_000, help="training images in total")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -70,7 +70,7 @@ def main() -> None:
     train, test = TrainingImages("train"), TrainingImages("test")
     concepts, concept_count = labels_of([f"{i.group}/{i.concept}" for i in train.images])
     subgroups, subgroup_count = labels_of([f"{i.group}/{i.subgroup}" for i in train.images])
-    net = FeatureNet().to(args.device)
+    net = FeatureNet().to(args.device, memory_format=torch.channels_last)
     heads = nn.ParameterList(
         nn.Parameter(torch.randn(count, WIDTHS[-1], device=args.device) * 0.1)
         for count in (concept_count, subgroup_count)

@@ -216,7 +216,7 @@ class Trainer:
         """Held-out PSNR in dB inside the hole (mean over images), of the averaged weights."""
         model = MaskedAutoencoder(CONFIG)
         model.load_state_dict({k: v.cpu() for k, v in self.average.items()})
-        images = F.interpolate(self.test.pixels[:: 2].float() / 255, SIZE, mode="area")
+        images = F.interpolate(self.test.pixels[::2].float() / 255, SIZE, mode="area")
         scores = {}
         for spec in ("centre:0.25", "centre:0.5", "left:0.5", "border:0.125"):
             mask = parse_mask(spec, SIZE, None)

@@ -24,7 +24,7 @@ WIDTHS = (32, 64, 128, 256)
 class FeatureNet(nn.Module):
     """Images (B, 3, H, W) in [0, 1] of any size -> embeddings (B, 256)."""
 
-    input_size = 128
+    input_size = 96
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class FeatureNet(nn.Module):
 
     def _prepare(self, images: Tensor) -> Tensor:
         resized = F.interpolate(images, self.input_size, mode="bilinear", align_corners=False)
-        return resized * 4 - 2
+        return (resized * 4 - 2).contiguous(memory_format=torch.channels_last)
 
 
 @lru_cache(maxsize=1)

@@ -57,6 +57,10 @@ class ImageToImageModel(nn.Module, ABC):
     def encode(self, inputs: Tensor, view: View) -> Representation:
         """E(T(x)) for encoder inputs (B, ...)."""
 
+    def forward(self, inputs: Tensor, view: View) -> Representation:
+        """The trained part, under the name that distributed wrappers call."""
+        return self.encode(inputs, view)
+
     @abstractmethod
     def complete(
         self,

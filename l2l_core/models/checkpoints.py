@@ -42,8 +42,12 @@ def read_checkpoint(path: str | Path) -> tuple[State, dict[str, Any]]:
     path = Path(path)
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
-        raise CheckpointError(f"No weights at “{path.name}”. Give a file, or a folder that holds one.")
-    state, description = _read_safetensors(file) if _is_safetensors(file) else (_read_torch(file), {})
+        raise CheckpointError(
+            f"No weights at “{path.name}”. Give a file, or a folder that holds one."
+        )
+    state, description = (
+        _read_safetensors(file) if _is_safetensors(file) else (_read_torch(file), {})
+    )
     hub_config = file.with_name("config.json")
     if not description and file.name == "model.safetensors" and hub_config.is_file():
         description = {"hub": json.loads(hub_config.read_text())}
@@ -80,7 +84,10 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str) -> N
 
 
 def save_weights(
-    state: Mapping[str, Tensor], path: str | Path, description: Mapping[str, Any], half: bool = False
+    state: Mapping[str, Tensor],
+    path: str | Path,
+    description: Mapping[str, Any],
+    half: bool = False,
 ) -> str:
     """Write a safetensors file atomically (temporary file, fsync, rename); returns its SHA-256."""
     path = Path(path)

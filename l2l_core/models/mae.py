@@ -64,7 +64,12 @@ class MAEConfig:
         Raises:
             ValueError: a tensor the sizes are read from is missing, or heads do not divide the width.
         """
-        sources = ("patch_embed.proj.weight", "pos_embed", "decoder_pos_embed", "decoder_pred.weight")
+        sources = (
+            "patch_embed.proj.weight",
+            "pos_embed",
+            "decoder_pos_embed",
+            "decoder_pred.weight",
+        )
         missing = [key for key in sources if key not in state]
         if missing:
             raise ValueError(

@@ -8,7 +8,6 @@ each process of a distributed run draws the whole batch and takes its share.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -179,7 +178,7 @@ class Trainer:
         """Everything an exact resume needs."""
         return {
             "step": self.step,
-            "encoder": self.student.encoder_parameters(),
+            "encoder": {n: p.detach() for n, p in self.student.encoder_parameters().items()},
             "optimizer": self.optimizer.state_dict(),
         }
 

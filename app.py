@@ -1,0 +1,54 @@
+"""Start the studio: python app.py [--host 127.0.0.1] [--port 7860] [--data FOLDER]."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Parse options, start worker and completer, serve the page until interrupted."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on")
+    parser.add_argument("--data", type=Path, help="folder for runs; default: ./data")
+    options = parser.parse_args()
+
+    os.umask(0o077)  # uploads and weights are for this user's eyes
+    if options.data:
+        os.environ["L2L_DATA"] = str(options.data.absolute())
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((options.host, options.port))
+        except OSError:
+            sys.exit(f"{options.host}:{options.port} is taken. Choose another: make run PORT=7861")
+
+    from l2l_core.jobs.store import data_root
+    from ui.processes import Children
+
+    children = Children(data_root())
+    children.start()  # they import PyTorch while the page is being built
+    try:
+        import uvicorn
+
+        from ui.server import build
+
+        shown = "localhost" if options.host in ("0.0.0.0", "::") else options.host
+        print(f"L2L Unlearning Studio: http://{shown}:{options.port}", flush=True)
+        uvicorn.run(
+            build(data_root(), options.host, options.port),
+            host=options.host,
+            port=options.port,
+            log_level="warning",
+            access_log=False,
+        )
+    finally:
+        children.stop()
+
+
+if __name__ == "__main__":
+    main()

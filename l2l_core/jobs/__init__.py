@@ -1,0 +1,1 @@
+"""Runs as folders, a queue of them, and the two processes that serve it."""

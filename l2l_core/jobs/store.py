@@ -1,0 +1,247 @@
+"""A run is a folder: request, state, events, checkpoints, previews, weights, metrics; manifest last.
+
+    runs/20261123-071503-k3f9/
+        request.json  state.json  events.jsonl  metrics.json  manifest.json
+        inputs/forget/0001.png …    uploads, re-encoded, without their names
+        previews/forget-000010.png …
+        checkpoints/last.pt         to resume
+        weights/unlearned.safetensors
+
+Files are replaced atomically; the web process reads them while the worker writes. No PyTorch here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from l2l_core.config import UnlearnRequest, dump_json
+
+STATUSES = ("queued", "running", "done", "failed", "cancelled", "interrupted")
+FINISHED = ("done", "failed", "cancelled", "interrupted")
+_RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
+_EXPORTED = ("request.json", "state.json", "events.jsonl", "metrics.json", "manifest.json")
+
+
+class RunError(LookupError):
+    """A run that does not exist or may not be touched; the message is for people."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def data_root() -> Path:
+    """Where runs live: the environment variable L2L_DATA, else `data` in the working folder."""
+    return Path(os.environ.get("L2L_DATA") or "data").absolute()
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file so that readers see the old or the new content, also after a crash."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run is; times in seconds since 1970."""
+
+    status: str
+    owner: str = ""
+    title: str = ""
+    submitted: float = 0.0
+    started: float | None = None
+    finished: float | None = None
+    message: str = ""
+    step: int = 0
+    steps: int = 0
+
+
+class Run:
+    """One run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.id = folder.name
+        self.previews = folder / "previews"
+        self.weights = folder / "weights" / "unlearned.safetensors"
+        self.checkpoint = folder / "checkpoints" / "last.pt"
+
+    @property
+    def request(self) -> UnlearnRequest:
+        """What was asked."""
+        return UnlearnRequest.from_dict(json.loads((self.folder / "request.json").read_text()))
+
+    @property
+    def state(self) -> RunState:
+        """How far it is."""
+        return RunState(**json.loads((self.folder / "state.json").read_text()))
+
+    def set_state(self, **changes: Any) -> RunState:
+        """Change some fields of the state; returns the new state."""
+        state = replace(self.state, **changes)
+        write_atomically(self.folder / "state.json", dump_json(asdict(state)))
+        return state
+
+    @property
+    def metrics(self) -> dict[str, Any] | None:
+        """What `evaluate` measured, once it has."""
+        path = self.folder / "metrics.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def log(self, kind: str, **values: Any) -> dict[str, Any]:
+        """Append one event; returns it."""
+        event = {"kind": kind, "time": round(time.time(), 3), **values}
+        line = json.dumps(event, ensure_ascii=False) + "\n"
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line)
+        return event
+
+    def events(self, start: int = 0) -> list[dict[str, Any]]:
+        """Events from number `start` on; a line that is still being written is left for later."""
+        path = self.folder / "events.jsonl"
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        found = []
+        for line in lines[start:]:
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:  # torn by a kill; what follows is whole
+                continue
+        return found
+
+    def request_cancel(self) -> None:
+        """Ask whoever executes this run to stop after the current step."""
+        (self.folder / "cancel").touch()
+
+    def cancel_requested(self) -> bool:
+        """Whether somebody asked."""
+        return (self.folder / "cancel").exists()
+
+
+class RunStore:
+    """All runs of one data folder."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = (root or data_root()).absolute()
+        self.folder = self.root / "runs"
+
+    def create(
+        self,
+        request: UnlearnRequest,
+        *,
+        owner: str = "",
+        title: str = "",
+        forget_images: Sequence[Image.Image] = (),
+        retain_images: Sequence[Image.Image] = (),
+        folder: Path | None = None,
+    ) -> Run:
+        """Write a queued run; pictures become `inputs:forget` and `inputs:retain`, without names.
+
+        Args:
+            request: what to do.
+            owner: whose run it is, "" for nobody's in particular.
+            title: a few words for lists.
+            forget_images: uploads the request's `inputs:forget` stands for.
+            retain_images: uploads the request's `inputs:retain` stands for.
+            folder: where to put the run, if not below this store (it must not exist).
+
+        Raises:
+            RunError: the folder exists already.
+        """
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        final = folder or self.folder / f"{stamp}-{secrets.token_hex(4)}"
+        if final.exists():
+            raise RunError(f"“{final.name}” exists already. Choose another folder.")
+        # Built beside and renamed, so that no one ever claims half a run.
+        building = final.with_name(f".{final.name}.new")
+        building.mkdir(parents=True, mode=0o700)
+        for name, images in (("forget", forget_images), ("retain", retain_images)):
+            if images:
+                (building / "inputs" / name).mkdir(parents=True)
+            for number, image in enumerate(images, start=1):
+                image.save(building / "inputs" / name / f"{number:04d}.png")
+        for name in ("previews", "checkpoints", "weights"):
+            (building / name).mkdir()
+        (building / "request.json").write_text(dump_json(request.to_dict()))
+        state = RunState(
+            "queued", owner=owner, title=title, submitted=time.time(), steps=request.steps
+        )
+        (building / "state.json").write_text(dump_json(asdict(state)))
+        building.rename(final)
+        return Run(final)
+
+    def get(self, run_id: str) -> Run:
+        """The run with this id.
+
+        Raises:
+            RunError: no such run.
+        """
+        folder = self.folder / run_id
+        if not _RUN_ID.fullmatch(run_id) or not (folder / "state.json").is_file():
+            raise RunError("There is no such run; it may have been erased.")
+        return Run(folder)
+
+    def runs(self, owner: str | None = None) -> list[Run]:
+        """All runs, or one owner's, newest first."""
+        folders = self.folder.iterdir() if self.folder.is_dir() else ()
+        found = [
+            Run(folder)
+            for folder in folders
+            if _RUN_ID.fullmatch(folder.name) and (folder / "state.json").is_file()
+        ]
+        found.sort(key=lambda run: (run.state.submitted, run.id), reverse=True)
+        return [run for run in found if owner is None or run.state.owner == owner]
+
+    def delete(self, run_id: str) -> str:
+        """Erase a run; returns a sentence on what was erased.
+
+        Raises:
+            RunError: no such run, or it is being executed.
+        """
+        run = self.get(run_id)
+        if run.state.status == "running":
+            raise RunError("This run is being executed. Cancel it first.")
+        inputs = sum(1 for _ in (run.folder / "inputs").rglob("*.png"))
+        files = [path for path in run.folder.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        gone = run.folder.with_name(f".{run.id}.erased")
+        run.folder.rename(gone)
+        shutil.rmtree(gone)
+        return (
+            f"Erased {len(files)} files ({size / 1e6:.1f} MB): {inputs} uploaded images, their "
+            "previews, the weights, the events and the numbers of this run."
+        )
+
+    def export(self, run_id: str, path: Path) -> Path:
+        """Write a zip of request, events, numbers and weights; no uploads, no previews.
+
+        Raises:
+            RunError: no such run.
+        """
+        run = self.get(run_id)
+        temporary = path.with_name(f".{path.name}.tmp")
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            for name in (*_EXPORTED, str(run.weights.relative_to(run.folder))):
+                if (run.folder / name).is_file():
+                    archive.write(run.folder / name, f"{run.id}/{name}")
+        temporary.replace(path)
+        return path

@@ -1,0 +1,84 @@
+"""The training process: takes queued runs one at a time and stays warm between them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from types import FrameType
+
+from filelock import FileLock, Timeout
+
+from l2l_core.datasets import DatasetError, load_image_set
+from l2l_core.jobs import queue
+from l2l_core.jobs.runner import execute
+from l2l_core.jobs.store import RunStore
+from l2l_core.models import load_model
+from l2l_core.runtime import choose_device, describe_device
+
+POLL_SECONDS = 0.3
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """Serves one data folder; a lock keeps a second worker out."""
+
+    def __init__(self, store: RunStore, parent: int | None = None) -> None:
+        self.store = store
+        self.parent = parent
+        self.stopping = threading.Event()
+
+    def serve(self) -> None:
+        """Work until told to stop (SIGTERM, SIGINT) or until the parent process is gone.
+
+        Raises:
+            Timeout: another worker serves this data folder.
+        """
+        with FileLock(self.store.root / "worker.lock", timeout=0):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._stop)
+            threading.Thread(target=self._keep_beating, daemon=True).start()
+            queue.recover(self.store)
+            self._warm_up()
+            while not self.should_stop():
+                run = queue.claim_next(self.store)
+                if run is None:
+                    self.stopping.wait(POLL_SECONDS)
+                    continue
+                logger.info("Run %s: started", run.id)
+                logger.info("Run %s: %s", run.id, execute(run, should_stop=self.should_stop))
+
+    def should_stop(self) -> bool:
+        """Whether to leave after the current step."""
+        if self.parent is not None and os.getppid() != self.parent:
+            self.stopping.set()
+        return self.stopping.is_set()
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopping.set()
+
+    def _keep_beating(self) -> None:
+        device = describe_device(choose_device())
+        while not self.stopping.is_set():
+            queue.beat(self.store, device)
+            time.sleep(2)
+
+    def _warm_up(self) -> None:
+        """Decode the built-in images once, so that the first run starts at once."""
+        try:
+            load_image_set(("builtin",), load_model().image_size)
+        except (DatasetError, ValueError, OSError) as error:
+            logger.warning("Nothing to warm up with: %s", type(error).__name__)
+
+
+def main(parent: int | None = None) -> int:
+    """Serve the data folder; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(message)s")
+    try:
+        Worker(RunStore(), parent).serve()
+    except Timeout:
+        logger.error("Another worker serves this data folder already.")
+        return 1
+    return 0

@@ -1,0 +1,195 @@
+"""Build the built-in images: python recipes/build_images.py [--work FOLDER].
+
+Emoji: Microsoft Fluent Emoji 3D (MIT) from the npm package @lobehub/fluent-emoji-3d, named and grouped by
+emojibase-data (MIT). Photographs: recipes/photos.csv, from Debian's wallpaper packages. Writes
+assets/builtin/images.zip; the same sources give the same bytes. Needs npm, apt-get and dpkg-deb.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import random
+import re
+import subprocess
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from PIL import Image
+
+from l2l_core.builtin import GROUPS, BuiltinImage
+from l2l_core.models import assets_folder
+
+EMOJI, NAMES = "lobehub-fluent-emoji-3d-1.1.0", "emojibase-data-17.0.0"
+NPM = ("@lobehub/fluent-emoji-3d@1.1.0", "emojibase-data@17.0.0")
+SIDE, QUALITY, CROPS = 128, 80, 16
+TEST_SHARE = 10  # one concept in ten is held out
+SHORT_GROUPS = {
+    "smileys-emotion": "smileys",
+    "people-body": "people",
+    "animals-nature": "animals",
+    "food-drink": "food",
+    "travel-places": "travel",
+}
+ROLES = set(
+    [
+        "man",
+        "men",
+        "woman",
+        "women",
+        "person",
+        "people",
+        "boy",
+        "boys",
+        "girl",
+        "girls",
+        "child",
+        "adult",
+        "old",
+        "older",
+        "mr",
+        "mrs",
+    ]
+)
+
+
+def fetch(work: Path) -> None:
+    """Get and unpack what is not in the work folder yet."""
+    work.mkdir(parents=True, exist_ok=True)
+    for name, package in zip((EMOJI, NAMES), NPM, strict=True):
+        if not (work / name).is_dir():
+            subprocess.run(["npm", "pack", "--silent", package], cwd=work, check=True)
+            (work / name).mkdir()
+            command = ["tar", "xzf", f"{name}.tgz", "-C", name]
+            subprocess.run(command, cwd=work, check=True)
+    for package in sorted({row["package"] for row in photo_table()}):
+        if not (work / package).is_dir():
+            subprocess.run(["apt-get", "download", package], cwd=work, check=True)
+            archive = next(work.glob(f"{package}_*.deb"))
+            subprocess.run(["dpkg-deb", "-x", archive.name, package], cwd=work, check=True)
+
+
+def photo_table() -> list[dict[str, str]]:
+    """Rows of photos.csv."""
+    with Path(__file__).with_name("photos.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def normalised_code(code: str) -> str:
+    """A hexcode as both packages can agree on: no variation selector, no leading zeros."""
+    parts = [part.lstrip("0") or "0" for part in re.split("[-_]", code.lower())]
+    return "-".join(part for part in parts if part != "fe0f")
+
+
+def concept_of(label: str, group: str) -> str:
+    """What an emoji shows without skin tone, gender or family members."""
+    if group != "people":
+        return label
+    base = label.split(":")[0].lower()
+    if base.startswith(("family", "couple with heart", "kiss")):
+        return base
+    return " ".join(w for w in re.findall("[a-z]+", base) if w not in ROLES) or "person"
+
+
+def split_of(group: str, concept: str) -> str:
+    """Train or test, by a hash of the concept: adding images never moves one across."""
+    number = int(hashlib.sha256(f"{group}/{concept}".encode()).hexdigest(), 16)
+    return "test" if number % TEST_SHARE == 0 else "train"
+
+
+def emoji(work: Path) -> Iterator[tuple[BuiltinImage, Image.Image]]:
+    """Every emoji once, on white (some are in the package under two spellings)."""
+    folder = work / NAMES / "package"
+    entries = json.loads((folder / "en" / "data.json").read_text(encoding="utf-8"))
+    names = json.loads((folder / "meta" / "groups.json").read_text(encoding="utf-8"))
+    known: dict[str, tuple[str, str, str]] = {}
+    for entry in entries:
+        if "group" not in entry:
+            continue
+        long_name = names["groups"][str(entry["group"])]
+        group = SHORT_GROUPS.get(long_name, long_name)
+        subgroup = names["subgroups"][str(entry["subgroup"])]
+        for form in (entry, *entry.get("skins", ())):
+            known[normalised_code(form["hexcode"])] = (form["label"], group, subgroup)
+    done = set()
+    for path in sorted((work / EMOJI / "package" / "assets").glob("*.webp")):
+        code = normalised_code(path.stem)
+        if code in done or code not in known or known[code][1] not in GROUPS:
+            continue
+        done.add(code)
+        label, group, subgroup = known[code]
+        concept = concept_of(label, group)
+        image = Image.open(path).convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        picture = Image.alpha_composite(white, image).convert("RGB")
+        picture = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        about = BuiltinImage(code, label, group, subgroup, concept, split_of(group, concept))
+        yield about, picture
+
+
+def photographs(work: Path) -> Iterator[tuple[BuiltinImage, Image.Image]]:
+    """Square crops of every photograph at several scales."""
+    for row in photo_table():
+        path = work / row["package"] / "usr" / "share" / row["file"]
+        photo = Image.open(path).convert("RGB")
+        photo.thumbnail((1024, 1024), Image.Resampling.LANCZOS)
+        rng = random.Random(row["title"])
+        short = min(photo.size)
+        for number in range(CROPS):
+            side = round(short * (1 if number == 0 else rng.uniform(0.3, 0.9)))
+            left, top = (rng.randint(0, length - side) for length in photo.size)
+            crop = photo.crop((left, top, left + side, top + side))
+            slug = re.sub(r"\W+", "-", row["title"].lower())
+            about = BuiltinImage(
+                f"photo-{slug}-{number:02d}",
+                row["title"],
+                "photos",
+                row["kind"],
+                row["title"],
+                row["split"],
+            )
+            yield about, crop.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
+def pack(images: list[tuple[BuiltinImage, Image.Image]], path: Path) -> None:
+    """Write the archive: stored members in a fixed order with a fixed date."""
+    images.sort(key=lambda pair: (GROUPS.index(pair[0].group), pair[0].subgroup, pair[0].id))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+
+        def add(name: str, content: bytes, method: int = zipfile.ZIP_STORED) -> None:
+            info = zipfile.ZipInfo(name, (2024, 1, 1, 0, 0, 0))
+            info.compress_type = method
+            archive.writestr(info, content)
+
+        index = json.dumps([asdict(about) for about, _ in images], ensure_ascii=False, indent=0)
+        add("index.json", index.encode(), zipfile.ZIP_DEFLATED)
+        for about, picture in images:
+            buffer = io.BytesIO()
+            picture.save(buffer, "WEBP", quality=QUALITY, method=6)
+            add(f"{about.id}.webp", buffer.getvalue())
+
+
+def main() -> None:
+    """Fetch, build, and say what was built."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("build/images"))
+    parser.add_argument("--out", type=Path, default=assets_folder() / "builtin" / "images.zip")
+    args = parser.parse_args()
+    fetch(args.work)
+    images = [*emoji(args.work), *photographs(args.work)]
+    pack(images, args.out)
+    for group in GROUPS:
+        members = [about for about, _ in images if about.group == group]
+        held_out = sum(about.split == "test" for about in members)
+        print(f"{group:11} {len(members):5} images, {held_out:4} held out")
+    print(f"{args.out.name}: {args.out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The web application: a view of the data folder that computes nothing itself."""

@@ -1,7 +1,7 @@
 """L2L Unlearning Studio, the library: make an image-to-image model forget, and see what changed.
 
-Layers, each importing only from those before it:
-config, runtime, images, masks, models, datasets, evaluation, unlearning, jobs, cli.
+Layers, each importing only from those before it: config, runtime, images | models, masks | builtin,
+datasets, unlearning, evaluation, jobs, cli.
 
     import l2l_core as l2l
 

@@ -1,4 +1,5 @@
-"""The built-in images: an index and small pictures in one archive, made by `recipes/build_images.py`.
+"""The built-in images: an index and small pictures in one archive, made by
+`recipes/build_images.py`.
 
 Imports neither PyTorch nor NumPy: the web process lists groups and shows thumbnails with it.
 """

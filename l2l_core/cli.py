@@ -105,12 +105,10 @@ def _unlearn_signature() -> inspect.Signature:
         "out": (Path, "Run folder to write; default: a new one below the data folder."),
         "resume": (Path, "Go on with an interrupted run: its id or folder."),
     }
-    parameters = []
-    for name, (kind, text) in own.items():
-        parameters.append(_flag(name, kind, text))
+    parameters = [_flag(name, kind, text) for name, (kind, text) in own.items()]
     for field in dataclasses.fields(UnlearnRequest):
         default = None if field.default is dataclasses.MISSING else field.default
-        kind = type(default) if isinstance(default, (bool, int, float, str)) else str
+        kind: Any = type(default) if isinstance(default, (bool, int, float, str)) else str
         text = " ".join(docs[field.name].split())
         if field.name == "betas":
             kind, text = list[float], f"{text or 'AdamW averages'}; give it twice"
@@ -214,7 +212,7 @@ def serve(
 
 
 def _new_run(request: UnlearnRequest, out: Path | None) -> Run:
-    """The run's folder; in a distributed run the main process makes it and the others wait for it."""
+    """The run's folder; in a distributed run the main process makes it, the others wait."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         folder = out.absolute() if out else None
         return RunStore(out.parent if out else None).create(request, folder=folder)

@@ -1,6 +1,6 @@
 """Image sets named by text, and the forget and retain batches drawn from them.
 
-builtin               every built-in image          builtin:flags, builtin:people/hands   a part of it
+    builtin               every built-in image; builtin:flags, builtin:people/hands: a part of it
 proxy                 every built-in image that is not to be forgotten (retain only)
 inputs:forget         the images uploaded with a run (a folder below the run's own)
 a folder, a file      the images in it
@@ -134,7 +134,7 @@ class Batches:
         return torch.tensor([1.0 if k is None else counts[k] ** -0.5 for k in keys])
 
     def _next_forget(self, step: int) -> Tensor:
-        """Positions of this step's forget images: shuffled passes over the set, one after another."""
+        """Positions of this step's forget images: one shuffled pass over the set after another."""
         wanted = range(step * self.size, (step + 1) * self.size)
         return torch.tensor(
             [self._pass(i // len(self.forget))[i % len(self.forget)] for i in wanted]

@@ -1,9 +1,8 @@
 """The one door for untrusted images, and the way from pictures to tensors and back.
 
-What comes out of `read_image` is plain 8-bit RGB with nothing else attached: no metadata, no hidden colours
-under transparency, no further frames. PyTorch is imported only inside the two tensor functions, because
-the web process checks uploads and must not load it.
-"""
+What comes out of `read_image` is plain 8-bit RGB with nothing else attached: no metadata, no hidden
+colours under transparency, no further frames. PyTorch is imported only inside the two tensor
+functions, because the web process checks uploads and must not load it."""
 
 from __future__ import annotations
 
@@ -44,7 +43,8 @@ def read_image(source: str | Path | bytes | BinaryIO) -> LoadedImage:
     """Open, check and clean one picture.
 
     Raises:
-        ImageError: empty, damaged, too large, too small, of another format; the message names no path.
+        ImageError: empty, damaged, too large, too small, of another format; the message names no
+            path.
     """
     data = _read(source)
     if not data:
@@ -122,8 +122,8 @@ def _check(data: bytes) -> None:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(
-                    f"The image has {width} × {height} pixels; at most {MAX_PIXELS // 10**6} million "
-                    "are accepted. Make it smaller."
+                    f"The image has {width} × {height} pixels; at most "
+                    f"{MAX_PIXELS // 10**6} million are accepted. Make it smaller."
                 )
             if min(width, height) < MIN_SIDE:
                 raise ImageError(
@@ -165,8 +165,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
     """Grey levels (H, W) of 16 or 32 bits, or floats, as 8 bits: scaled, never clipped.
 
-    Integers up to 65535 are taken as 16 bits, floats up to 1 as they are, anything else by its range.
-    """
+    Integers up to 65535 are taken as 16 bits, floats up to 1 as they are, anything else by its
+    range."""
     if not np.isfinite(values).all():
         raise ValueError("not a number among the pixels")
     low, high = float(values.min()), float(values.max())

@@ -180,7 +180,7 @@ def _brush(size: int, share: float, generator: torch.Generator) -> Tensor:
     canvas = Image.new("L", (size, size))
     pencil = ImageDraw.Draw(canvas)
     wanted = share * size * size
-    while np.count_nonzero(canvas) < wanted:
+    while np.count_nonzero(np.asarray(canvas)) < wanted:
         x, y, angle, thickness = torch.rand(4, generator=generator).tolist()
         x, y, angle = x * size, y * size, angle * 2 * math.pi
         width = (0.06 + 0.1 * thickness) * size

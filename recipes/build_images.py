@@ -1,9 +1,9 @@
 """Build the built-in images: python recipes/build_images.py [--work FOLDER].
 
-Emoji: Microsoft Fluent Emoji 3D (MIT) from the npm package @lobehub/fluent-emoji-3d, named and grouped by
-emojibase-data (MIT). Photographs: recipes/photos.csv, from Debian's wallpaper packages. Writes
-assets/builtin/images.zip; the same sources give the same bytes. Needs npm, apt-get and dpkg-deb.
-"""
+Emoji: Microsoft Fluent Emoji 3D (MIT) from the npm package @lobehub/fluent-emoji-3d, named and
+    grouped by emojibase-data (MIT). Photographs: recipes/photos.csv, from Debian's wallpaper
+    packages. Writes assets/builtin/images.zip; the same sources give the same bytes. Needs npm,
+    apt-get and dpkg-deb."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class TrainingImages:
     def batch(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(images (count, 3, size, size) in [0, 1], their positions in `self.images`).
 
-        Flipped, shifted, scaled, slightly recoloured; photographs are cropped harder.
+        Flipped, shifted, scaled, made lighter or darker; photographs are cropped harder.
         """
         picked = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         pixels, photo = self.pixels[picked].float() / 255, self.photo[picked]
@@ -48,6 +48,4 @@ class TrainingImages:
         )
         images = torch.nn.functional.interpolate(moved, size, mode="bilinear", antialias=True)
         gamma = 0.85 + 0.33 * torch.rand(count, 1, 1, 1, generator=generator)
-        permuted = images[:, torch.randperm(3, generator=generator)]
-        recoloured = torch.rand(count, 1, 1, 1, generator=generator) < 0.1
-        return torch.where(recoloured, permuted, images).clamp(1e-4, 1).pow(gamma), picked
+        return images.clamp(1e-4, 1).pow(gamma), picked

@@ -1,17 +1,18 @@
 """Train the built-in `mae-fluent`: python recipes/train_mae.py OUT [--without flags].
 
-A masked autoencoder over 64×64 images in 8×8 patches that overlap by two pixels, on the built-in images.
-Holes are drawn as the studio uses them (random patches, centre, border, halves, brush strokes).
-Phase one fits pixels (L1 + L2). Phase two (`--sharpen`) continues from phase one's weights with features of
-the built-in feature net and a patch discriminator beside the pixels, for edges a pixel loss leaves blurred.
+A masked autoencoder over 64×64 images in 8×8 patches that overlap by two pixels, on the built-in
+images. Holes are drawn as the studio uses them (random patches, centre, border, halves, brush
+strokes). Phase one fits pixels (L1 + L2). Phase two (`--sharpen --start WEIGHTS`) continues from
+phase one's weights with features of the built-in feature net and a patch discriminator beside the
+pixels, for edges a pixel loss leaves blurred.
 
-The state is saved every few minutes in OUT; the same command resumes it. The exported weights are the
-exponential moving average, in half precision.
-"""
+The state is saved every few minutes in OUT; the same command resumes it. The exported weights are
+the exponential moving average, in half precision."""
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import time
@@ -19,16 +20,17 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from sampling import TrainingImages
 from torch import Tensor, nn
 
-from l2l_core.builtin import builtin_index, open_builtin
-from l2l_core.images import to_tensor
+from l2l_core.evaluation.features import load_feature_net
 from l2l_core.masks import draw_masks, parse_mask
+from l2l_core.models import load_model
 from l2l_core.models.checkpoints import save_weights
 from l2l_core.models.layers import choose_attention
 from l2l_core.models.mae import MAEConfig, MAEView, MaskedAutoencoder
 
-SIZE, SOURCE, BATCH = 64, 80, 128
+SIZE, BATCH = 64, 64
 KEPT = (8, 16, 24, 32, 40, 48, 56)  # few distinct lengths, so that compiled graphs are reused
 MASKS = ("random", "centre", "centre", "border", "half", "brush")
 CONFIG = MAEConfig(
@@ -44,49 +46,10 @@ CONFIG = MAEConfig(
 )
 
 
-class Images:
-    """The built-in images in memory, sampled evenly over concepts and augmented."""
-
-    def __init__(self, split: str, without: str | None) -> None:
-        kept = [i for i in builtin_index() if i.split == split and i.group != without]
-        self.pixels = (to_tensor([open_builtin(i.id) for i in kept], SOURCE) * 255).byte()
-        self.photo = torch.tensor([i.group == "photos" for i in kept])
-        concepts: dict[str, int] = {}
-        for image in kept:
-            key = f"{image.group}/{image.concept}"
-            concepts[key] = concepts.get(key, 0) + 1
-        # n skin tones of one design weigh √n, not n: else half of all samples are people.
-        self.weights = torch.tensor(
-            [concepts[f"{i.group}/{i.concept}"] ** -0.5 for i in kept], dtype=torch.float64
-        )
-        photos = self.photo.double()
-        share = 0.2 / (self.weights * photos).sum(), 0.8 / (self.weights * (1 - photos)).sum()
-        self.weights *= photos * share[0] + (1 - photos) * share[1]
-
-    def batch(self, generator: torch.Generator) -> Tensor:
-        """(BATCH, 3, SIZE, SIZE) in [0, 1]: flipped, shifted, scaled, slightly recoloured."""
-        picked = torch.multinomial(self.weights, BATCH, replacement=True, generator=generator)
-        images = self.pixels[picked].float() / 255
-
-        def uniform(low: float, high: float) -> Tensor:
-            return low + (high - low) * torch.rand(BATCH, generator=generator)
-
-        scale = torch.where(self.photo[picked], uniform(0.55, 1.0), uniform(0.85, 1.15))
-        room = torch.where(self.photo[picked], 1 - scale, torch.full_like(scale, 0.12))
-        flip = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
-        theta = torch.zeros(BATCH, 2, 3)
-        theta[:, 0, 0], theta[:, 1, 1] = scale * flip, scale
-        theta[:, 0, 2], theta[:, 1, 2] = uniform(-1, 1) * room, uniform(-1, 1) * room
-        grid = F.affine_grid(theta, [BATCH, 3, SIZE, SIZE], align_corners=False)
-        images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-        gamma = uniform(0.85, 1.18).view(-1, 1, 1, 1)
-        mixed = images[:, torch.randperm(3, generator=generator)]
-        recoloured = (uniform(0, 1) < 0.1).view(-1, 1, 1, 1)
-        return torch.where(recoloured, mixed, images).clamp(1e-4, 1).pow(gamma)
-
-
 class PatchDiscriminator(nn.Sequential):
-    """Judges 64×64 images patch by patch (hinge loss), as in image-to-image GANs (Isola et al., 2017)."""
+    """Judges 64×64 images patch by patch (hinge loss), as in image-to-image GANs (Isola et al.,
+    2017).
+    """
 
     def __init__(self, width: int = 48) -> None:
         def layer(a: int, b: int, stride: int) -> list[nn.Module]:
@@ -109,7 +72,8 @@ class Trainer:
         self.args = args
         self.device = torch.device(args.device)
         self.generator = torch.Generator().manual_seed(args.seed)
-        self.train, self.test = Images("train", args.without), Images("test", args.without)
+        self.train = TrainingImages("train", args.without)
+        self.test = TrainingImages("test", args.without)
         self.model = MaskedAutoencoder(CONFIG).to(self.device)
         nn.init.normal_(self.model.cls_token, std=0.02)
         nn.init.normal_(self.model.mask_token, std=0.02)
@@ -123,6 +87,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95), fused=True)
         self.step, self.total = 0, args.images // BATCH
         self.forward = torch.compile(self.predict) if args.compile else self.predict
+        if args.start:
+            self.start_from(args.start)
         if args.sharpen:
             self.set_up_sharpening()
         self.out = Path(args.out)
@@ -130,15 +96,15 @@ class Trainer:
         if (self.out / "state.pt").exists():
             self.load_state()
 
-    def set_up_sharpening(self) -> None:
-        """Start from finished weights; add the feature net and the discriminator."""
-        from l2l_core.evaluation.features import load_feature_net
-        from l2l_core.models import load_model
-
-        start = load_model("mae-fluent", checkpoint=self.args.sharpen).state_dict()
+    def start_from(self, weights: str) -> None:
+        """Begin with the weights of an earlier phase."""
+        start = load_model("mae-fluent", weights).state_dict()
         self.model.load_state_dict(start)
         self.average = {k: v.detach().clone().to(self.device) for k, v in start.items()}
-        self.features = load_feature_net().to(self.device).requires_grad_(False)
+
+    def set_up_sharpening(self) -> None:
+        """The feature net, and a discriminator that learns along."""
+        self.features = copy.deepcopy(load_feature_net()).to(self.device)
         self.critic = PatchDiscriminator().to(self.device)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), 2e-4, betas=(0.5, 0.9))
 
@@ -151,8 +117,8 @@ class Trainer:
         return model.unpatchify(patches.float()) * model.std + model.mean
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch, its visible patches (B, V) with V in KEPT, and its hidden pixels (B, 1, H, W)."""
-        images = self.train.batch(self.generator)
+        """A batch, its visible patches (B, V), V in KEPT, and its hidden pixels (B, 1, H, W)."""
+        images, _ = self.train.batch(BATCH, SIZE, self.generator)
         masks = draw_masks(MASKS, BATCH, SIZE, 8, self.generator)
         view = self.model.draw_view(images, masks, self.generator)
         keep = max((k for k in KEPT if k <= view.ids_keep.shape[1]), default=KEPT[0])
@@ -207,7 +173,7 @@ class Trainer:
     @torch.no_grad()
     def update_average(self) -> None:
         """Exponential moving average of the weights, with a short memory at the start."""
-        decay = min(0.999, (1 + self.step) / (10 + self.step))
+        decay = 0.999 if self.args.start else min(0.999, (1 + self.step) / (10 + self.step))
         for name, value in self.model.state_dict().items():
             self.average[name].lerp_(value, 1 - decay)
 
@@ -279,7 +245,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", help="folder for the state, the log and the weights")
     parser.add_argument("--without", help="leave one group out (the gold standard)")
-    parser.add_argument("--sharpen", metavar="WEIGHTS", help="phase two, from these weights")
+    parser.add_argument("--start", metavar="WEIGHTS", help="begin with these weights")
+    parser.add_argument("--sharpen", action="store_true", help="phase two: features, adversary")
     parser.add_argument("--images", type=int, default=1_000_000, help="training images in total")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--warmup", type=int, default=500, help="steps")

@@ -1,4 +1,4 @@
-"""The worker and the completer as children of the web process: started, watched, stopped with it."""
+"""Worker and completer as children of the web process: started, watched, stopped with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The FastAPI application: who is asking, what may be uploaded, what may be downloaded, and the page."""
+"""The FastAPI application: who is asking, what may be uploaded, what may be downloaded, and the
+page.
+"""
 
 from __future__ import annotations
 

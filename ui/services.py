@@ -1,4 +1,6 @@
-"""What the page can do, in plain values: no Gradio and no PyTorch here, so it is tested without either."""
+"""What the page can do, in plain values: no Gradio and no PyTorch here, so it is tested without
+either.
+"""
 
 from __future__ import annotations
 

@@ -2,32 +2,34 @@
 
 NAME = "L2L Unlearning Studio"
 PURPOSE = (
-    "Choose images an image-to-image model must forget. Its encoder is trained until they look like noise "
-    "to it; everything else stays as it was. Then compare before and after."
+    "Choose images an image-to-image model must forget. Its encoder is trained until they look "
+    "like noise to it; everything else stays as it was. Then compare before and after."
 )
 DEMO_WEIGHTS = (
-    "Demo weights: a small 64 × 64 model trained on emoji and a few photographs, to show the method at "
-    "once. Published checkpoints can be opened by path."
+    "Demo weights: a small 64 × 64 model trained on emoji and a few photographs, to show the "
+    "method at once. Published checkpoints can be opened by path."
 )
 HELP = """
-**Forget** images are what the model must no longer be able to complete. **Retain** images are what it must
-still complete as before; by default that is everything built in that you do not forget.
+**Forget** images are what the model must no longer be able to complete. **Retain** images are what
+it must still complete as before; by default that is everything built in that you do not forget.
 
-**How it works.** The model hides part of an image and fills it in: an *encoder* reads what is visible, a
-*decoder* paints the rest. Only the encoder is trained, by
-[machine unlearning for image-to-image models](https://arxiv.org/abs/2402.00351) (ICLR 2024): forget images are
-sent to where noise goes, retain images stay where they were. The decoder is frozen.
+**How it works.** The model hides part of an image and fills it in: an *encoder* reads what is
+visible, a *decoder* paints the rest. Only the encoder is trained, by
+[machine unlearning for image-to-image models](https://arxiv.org/abs/2402.00351) (ICLR 2024): forget
+images are sent to where noise goes, retain images stay where they were. The decoder is frozen.
 
-**Limits.** This is approximate unlearning, without a formal guarantee: fine-tuning can bring images back, the
-original checkpoint still holds the data, and a model that never saw the images would paint something
-plausible rather than noise. Forgetting a few images can touch similar ones; Compare shows the nearest.
+**Limits.** This is approximate unlearning, without a formal guarantee: fine-tuning can bring images
+back, the original checkpoint still holds the data, and a model that never saw the images would
+paint something plausible rather than noise. Forgetting a few images can touch similar ones; Compare
+shows the nearest.
 
 **Your images** stay on this machine, in your runs, until you erase the run.
 """
 NOTHING_YET = (
     "Nothing has run yet",
-    "Drop images or pick a group on the left, then press Unlearn. Here you will see forget images dissolve "
-    "while retain images stand. No images at hand? “Try the example” forgets all flags in about a minute.",
+    "Drop images or pick a group on the left, then press Unlearn. Here you will see forget images "
+    "dissolve while retain images stand. No images at hand? “Try the example” forgets all flags in "
+    "about a minute.",
 )
 PRESETS = [
     ("Quick · 30 steps, most of the forgetting", "quick"),

@@ -1,9 +1,8 @@
 """The built-in feature net: what "similar" means where no published network is at hand.
 
-A narrow ResNet trained by `recipes/train_features.py` to tell the concepts of the built-in images apart.
-Its embeddings are centred (a batch norm without scale), so unrelated images have a cosine near 0. It
-stands in for Inception or CLIP and every number from it is labelled so.
-"""
+A narrow ResNet trained by `recipes/train_features.py` to tell the concepts of the built-in images
+apart. Its embeddings are centred (a batch norm without scale), so unrelated images have a cosine
+near 0. It stands in for Inception or CLIP and every number from it is labelled so."""
 
 from __future__ import annotations
 
@@ -28,7 +27,13 @@ class FeatureNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.trunk = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=0, channels=WIDTHS, stem_width=32)
+        self.trunk = ResNet(
+            BasicBlock,  # type: ignore[arg-type]
+            (1, 1, 1, 1),
+            num_classes=0,
+            channels=WIDTHS,
+            stem_width=32,
+        )
         self.centre = nn.BatchNorm1d(WIDTHS[-1], affine=False)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -46,6 +51,7 @@ class FeatureNet(nn.Module):
         both = self._prepare(torch.cat([a, b]))
         stages = self.trunk.forward_intermediates(both, intermediates_only=True)
         for stage in stages:
+            assert isinstance(stage, Tensor)
             unit = F.normalize(stage.float(), dim=1, eps=1e-6)
             first, second = unit.chunk(2)
             distances.append((first - second).square().sum(dim=1).mean(dim=(1, 2)))

@@ -27,7 +27,7 @@ def psnr_in_hole(completions: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 
 
 def nearest(queries: Tensor, candidates: Tensor, count: int) -> Tensor:
-    """Positions (Q, count) of the candidates most similar to each query; both are unit embeddings."""
+    """Positions (Q, count) of the candidates most similar to each query, by unit embeddings."""
     count = min(count, len(candidates))
     return (queries @ candidates.T).topk(count, dim=1).indices
 

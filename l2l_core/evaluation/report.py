@@ -8,8 +8,8 @@ from rich.table import Table
 
 SET_NAMES = {"retain": "Retain", "neighbours": "Nearest retain", "forget": "Forget"}
 LIMITS = (
-    "This is approximate unlearning: there is no formal guarantee, and fine-tuning can bring back what "
-    "was forgotten.",
+    "This is approximate unlearning: there is no formal guarantee, and fine-tuning can bring back "
+    "what was forgotten.",
     "The original checkpoint still holds the data; publishing both models shows what was removed.",
     "A model retrained without the images would not answer with noise; this one does.",
 )
@@ -57,6 +57,6 @@ def verdict(metrics: dict[str, Any]) -> str:
     joined = f"{first}, and {second}" if kept == gone else f"{first}, but {second}"
     return (
         f"{joined}: similarity to the truth went from {retain['before']:.2f} to "
-        f"{retain['after']:.2f} on retain and from {forget['before']:.2f} to {forget['after']:.2f} on "
-        f"forget images (noise gives {forget['noise']:.2f})."
+        f"{retain['after']:.2f} on retain and from {forget['before']:.2f} to "
+        f"{forget['after']:.2f} on forget images (noise gives {forget['noise']:.2f})."
     )

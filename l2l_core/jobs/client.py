@@ -1,8 +1,7 @@
 """How the web process asks the completer for pictures; no PyTorch here.
 
-A message is a list of byte strings over a local connection: first a JSON object, then the pictures it
-speaks of as PNG files. Nothing is pickled.
-"""
+A message is a list of byte strings over a local connection: first a JSON object, then the pictures
+it speaks of as PNG files. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -80,7 +79,7 @@ class CompleterClient:
         rows = reply["rows"]
         parts = [answers[i : i + len(PICTURES)] for i in range(0, len(answers), len(PICTURES))]
         return [
-            CompareRow(**row, **dict(zip(PICTURES, part, strict=True)))
+            CompareRow(**{**row, **dict(zip(PICTURES, part, strict=True))})
             for row, part in zip(rows, parts, strict=True)
         ]
 

@@ -183,7 +183,8 @@ class Gallery:
 
 
 def read_drawing(data: bytes) -> Image.Image:
-    """A drawn mask as RGBA; `read_image` would flatten the transparency that says where it is drawn.
+    """A drawn mask as RGBA; `read_image` would flatten the transparency that says where it is
+    drawn.
 
     Raises:
         MaskError: not a PNG of a sensible size.
@@ -254,7 +255,7 @@ def _shuffled(images: ImageSet, seed: int) -> ImageSet:
 
 
 def _interleaved(parts: list[ImageSet]) -> ImageSet:
-    """Held-out and trained images in turn, as long as there are both; uploads have only one part."""
+    """Held-out and trained images in turn while there are both; uploads have one part only."""
     if len(parts) == 1 or all(source is None for source in parts[0].sources):
         return parts[0]
     first, second = parts

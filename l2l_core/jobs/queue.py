@@ -1,4 +1,6 @@
-"""The queue is the set of runs that are queued, oldest first; there is nothing else to keep in step."""
+"""The queue is the set of runs that are queued, oldest first; there is nothing else to keep in
+step.
+"""
 
 from __future__ import annotations
 

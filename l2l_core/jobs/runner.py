@@ -43,10 +43,9 @@ class Stopped(Exception):
 def execute(run: Run, *, should_stop: Stop = lambda: False, on_event: OnEvent | None = None) -> str:
     """Train, evaluate and write everything into the run's folder; returns the final status.
 
-    A run that has a checkpoint goes on from it. `should_stop` is asked after every step; a stopped run
-    is “interrupted” and can go on, a cancelled one keeps its weights so far. Errors end the run as
-    “failed” with a plain message.
-    """
+    A run that has a checkpoint goes on from it. `should_stop` is asked after every step; a stopped
+    run is “interrupted” and can go on, a cancelled one keeps its weights so far. Errors end the run
+    as “failed” with a plain message."""
     session = _Session(run, on_event)
     try:
         session.train(should_stop)
@@ -71,7 +70,8 @@ def execute(run: Run, *, should_stop: Stop = lambda: False, on_event: OnEvent | 
 
 
 def unlearn(folder: str | Path | None = None, **settings: Any) -> Run:
-    """Unlearn here and now: the settings of `UnlearnRequest`, e.g. forget=["builtin:flags"], steps=30.
+    """Unlearn here and now: the settings of `UnlearnRequest`, e.g. forget=["builtin:flags"],
+    steps=30.
 
     Args:
         folder: the run folder to write; by default a new one below the data folder.

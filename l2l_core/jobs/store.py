@@ -1,4 +1,5 @@
-"""A run is a folder: request, state, events, checkpoints, previews, weights, metrics; manifest last.
+"""A run is a folder: request, state, events, checkpoints, previews, weights, metrics; manifest
+last.
 
     runs/20261123-071503-k3f9/
         request.json  state.json  events.jsonl  metrics.json  manifest.json

@@ -83,10 +83,10 @@ def load_model(
     """Open a model in evaluation mode, float32.
 
     Args:
-        name: a name in `MODELS` or a family in `FAMILIES`.
-        checkpoint: a weights file or hub folder; may be left out for models that ship with the studio.
-        device: where to put it ("cpu", "cuda", "cuda:1", "mps").
-        options: what tensor shapes cannot tell, e.g. heads=…, decoder_heads=…, norm_pix_loss=….
+        name: a name in `MODELS` or a family in `FAMILIES`. checkpoint: a weights file or hub
+            folder; may be left out for models that ship with the studio. device: where to put it
+            ("cpu", "cuda", "cuda:1", "mps"). options: what tensor shapes cannot tell, e.g. heads=…,
+            decoder_heads=…, norm_pix_loss=….
 
     Raises:
         ValueError: unknown name, or no weights to open.

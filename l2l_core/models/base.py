@@ -1,9 +1,9 @@
 """What every model family offers; the trainer, the evaluation, the CLI and the UI know only this.
 
-An image-to-image model is h = D ∘ E (Li et al., ICLR 2024, section 3): an encoder E that is unlearned
-and a decoder D that stays frozen. Images are float tensors (B, 3, H, W) in [0, 1], RGB; masks are
-boolean, True where the hole is; every random draw comes from a generator that is passed in.
-"""
+An image-to-image model is h = D ∘ E (Li et al., ICLR 2024, section 3): an encoder E that is
+unlearned and a decoder D that stays frozen. Images are float tensors (B, 3, H, W) in [0, 1], RGB;
+masks are boolean, True where the hole is; every random draw comes from a generator that is passed
+in."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ OnStep = Callable[[int, int, Tensor], None]
 
 @dataclass(frozen=True)
 class View:
-    """Everything T(·) shares between student and teacher for one batch; fields are (B, ...) tensors."""
+    """Everything T(·) shares between student and teacher for one batch; fields are (B, ...)
+    tensors.
+    """
 
     def select(self, index: slice | Tensor) -> Self:
         """The same view for part of the batch (a micro-batch, or one process's share)."""
@@ -50,7 +52,7 @@ class ImageToImageModel(nn.Module, ABC):
         return images
 
     def noise_input(self, noise: Tensor, images: Tensor, view: View) -> Tensor:
-        """What `encode` reads when noise (B, 3, H, W) stands in for the images: T(n) in the paper."""
+        """What `encode` reads when noise (B, 3, H, W) stands in for the images: T(n)."""
         return noise
 
     @abstractmethod

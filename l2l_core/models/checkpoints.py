@@ -1,8 +1,7 @@
 """Safe loading and atomic saving of weights; published layouts to our names, one adapter each.
 
-The loader is chosen by a file's content, never by its name: safetensors, or PyTorch's zip and legacy
-formats with `weights_only=True`, which runs no code from the file.
-"""
+The loader is chosen by a file's content, never by its name: safetensors, or PyTorch's zip and
+legacy formats with `weights_only=True`, which runs no code from the file."""
 
 from __future__ import annotations
 
@@ -33,8 +32,8 @@ class CheckpointError(ValueError):
 def read_checkpoint(path: str | Path) -> tuple[State, dict[str, Any]]:
     """All tensors of a weights file, out of any `model` or `state_dict` level, and its description.
 
-    A folder stands for the hub's layout, `model.safetensors` beside `config.json`. The description is
-    our own header, or the hub's configuration, or empty.
+    A folder stands for the hub's layout, `model.safetensors` beside `config.json`. The description
+    is our own header, or the hub's configuration, or empty.
 
     Raises:
         CheckpointError: missing, unreadable, not weights only, or holding NaN or infinite values.
@@ -188,8 +187,8 @@ def _read_torch(file: Path) -> State:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise CheckpointError(
-            f"“{file.name}” is not a file of weights that can be opened safely: it is damaged, or it "
-            "would run code when opened. Use a safetensors file or a plain PyTorch state dict."
+            f"“{file.name}” is not a file of weights that can be opened safely: it is damaged, "
+            "or it would run code when opened. Use safetensors or a plain PyTorch state dict."
         ) from error
     for level in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(level), dict):

@@ -28,4 +28,4 @@ def choose_attention(model: nn.Module, device: torch.device) -> None:
     """
     for module in model.modules():
         if isinstance(module, Attention):
-            module.fused_attn = device.type != "cpu"
+            module.fused_attn = device.type != "cpu"  # type: ignore[misc]

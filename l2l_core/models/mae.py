@@ -35,7 +35,7 @@ PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16, 512: 16}
 
 @dataclass(frozen=True)
 class MAEConfig:
-    """Sizes of a masked autoencoder; all but heads and `norm_pix_loss` follow from tensor shapes."""
+    """Sizes of a masked autoencoder; all but heads and `norm_pix_loss` follow from shapes."""
 
     image_size: int
     patch_size: int
@@ -62,7 +62,8 @@ class MAEConfig:
         """Read the sizes off the tensors; heads default to the published ones, else width / 64.
 
         Raises:
-            ValueError: a tensor the sizes are read from is missing, or heads do not divide the width.
+            ValueError: a tensor the sizes are read from is missing, or heads do not divide the
+                width.
         """
         sources = (
             "patch_embed.proj.weight",
@@ -103,7 +104,7 @@ class MAEConfig:
 
 @dataclass(frozen=True)
 class MAEView(View):
-    """The visible patches of each sample, as positions (B, V) in the order the encoder reads them."""
+    """Positions (B, V) of each sample's visible patches, in the order the encoder reads them."""
 
     ids_keep: Tensor
 
@@ -121,7 +122,7 @@ class MaskedAutoencoder(ImageToImageModel):
         self.grid = config.image_size // config.patch_size
         tokens = self.grid**2 + 1
         norm = partial(nn.LayerNorm, eps=1e-6)
-        block = partial(Block, qkv_bias=True, norm_layer=norm)
+        block = partial(Block, qkv_bias=True, norm_layer=norm)  # type: ignore[arg-type]
 
         self.patch_embed = PatchEmbed(config.image_size, config.patch_size, 3, config.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
@@ -154,7 +155,8 @@ class MaskedAutoencoder(ImageToImageModel):
     # --- the encoder -------------------------------------------------------------------------
 
     def draw_view(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> MAEView:
-        """Keep the patches no hole touches; samples that show more than the rest hide some at random.
+        """Keep the patches no hole touches; samples that show more than the rest hide some at
+        random.
 
         A batch is one tensor, so all samples keep as many patches as the one that shows least.
         """
@@ -187,7 +189,7 @@ class MaskedAutoencoder(ImageToImageModel):
     # --- the decoder -------------------------------------------------------------------------
 
     def decode(self, latent: Tensor, ids_keep: Tensor) -> Tensor:
-        """Predicted patches (B, L, 3·side²) for every position, pixels in (row, column, rgb) order."""
+        """Predicted patches (B, L, 3·side²), pixels in (row, column, rgb) order."""
         embedded = self.decoder_embed(latent)
         batch, _, width = embedded.shape
         patches = self.mask_token.to(embedded.dtype).repeat(batch, self.grid**2, 1)
@@ -199,7 +201,7 @@ class MaskedAutoencoder(ImageToImageModel):
         return self.decoder_pred(self.decoder_norm(x))[:, 1:]
 
     def patchify(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) as predicted patches are laid out (B, L, 3·side²), borders reflected."""
+        """Images (B, 3, H, W) laid out as predicted patches (B, L, 3·side²), borders reflected."""
         overlap = self.config.overlap
         side = self.config.patch_size + 2 * overlap
         padded = F.pad(images, [overlap] * 4, mode="reflect") if overlap else images

@@ -1,9 +1,8 @@
 """Noise images n: what a forgotten image is to look like to the encoder.
 
 Among distributions with the forget set's mean and covariance the Gaussian has the largest entropy
-(Li et al., Lemma 1). Natural image sets have a nearly diagonal covariance (their figure C.5), so the
-default is white noise with the forget set's mean and deviation per channel.
-"""
+(Li et al., Lemma 1). Natural image sets have a nearly diagonal covariance (their figure C.5), so
+the default is white noise with the forget set's mean and deviation per channel."""
 
 from __future__ import annotations
 
@@ -20,8 +19,8 @@ class NoiseSource:
     """Draws noise images like those of one forget set; values may leave [0, 1].
 
     kind:
-        gaussian: white, the set's mean and deviation per channel.
-        gaussian_full: the covariance estimated from the images, shrunk towards `gaussian`. Few images
+        gaussian: white, the set's mean and deviation per channel. gaussian_full: the covariance
+            estimated from the images, shrunk towards `gaussian`. Few images
             leave their own patterns in it; it is there to be compared.
         standard: white, mean 0.5 and deviation 0.5 everywhere (a unit Gaussian over [-1, 1]).
         uniform: each value uniform in [0, 1].

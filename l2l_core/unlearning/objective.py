@@ -1,9 +1,10 @@
 """The objective of Li et al. (ICLR 2024), as pure functions.
 
-    L(θ) = mean over retain x of ‖E(T(x)) − E0(T(x))‖² + α · mean over forget x of ‖E(T(x)) − E0(T(n))‖²
+    L(θ) = mean over retain x of ‖E(T(x)) − E0(T(x))‖²
+         + α · mean over forget x of ‖E(T(x)) − E0(T(n))‖²
 
-E0 is the frozen original encoder and n a noise image; ‖·‖² is a mean over tokens and channels, summed
-over the tensors of a representation (equation 8 with the squared distance of section 3.3).
+E0 is the frozen original encoder and n a noise image; ‖·‖² is a mean over tokens and channels,
+summed over the tensors of a representation (equation 8 with the squared distance of section 3.3).
 """
 
 from __future__ import annotations

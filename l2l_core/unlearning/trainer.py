@@ -1,9 +1,8 @@
 """One loop for every family: the student's encoder moves, the teacher and the decoder do not.
 
-A step is one teacher pass over concat(retain, noise) and one student pass over concat(retain, forget),
-under the same view. Every draw of a step follows from (seed, step), so a resumed run is the same run, and
-each process of a distributed run draws the whole batch and takes its share.
-"""
+A step is one teacher pass over concat(retain, noise) and one student pass over concat(retain,
+forget), under the same view. Every draw of a step follows from (seed, step), so a resumed run is
+the same run, and each process of a distributed run draws the whole batch and takes its share."""
 
 from __future__ import annotations
 
@@ -100,8 +99,8 @@ class Trainer:
         """Open the model and the image sets; `base` is the folder that `inputs:…` sets lie in.
 
         Raises:
-            ValueError: the model, its weights, the device or an image set cannot be had (the errors of
-                `load_model`, `choose_device` and `load_image_set`).
+            ValueError: the model, its weights, the device or an image set cannot be had (the errors
+                of `load_model`, `choose_device` and `load_image_set`).
         """
         model = load_model(request.model, request.checkpoint, **request.model_options)
         size, split = model.image_size, request.split
@@ -249,7 +248,7 @@ def decay_groups(parameters: dict[str, nn.Parameter], weight_decay: float) -> li
 
 
 def _accelerator(device: torch.device, precision: str) -> Accelerator:
-    """accelerate keeps its settings for the whole process; a warm worker needs new ones each run."""
+    """accelerate keeps its settings for a whole process; a warm worker needs new ones each run."""
     AcceleratorState._reset_state()
     mixed = "no" if precision == "fp32" else precision
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from l2l_core.config import PRESETS, ConfigError, UnlearnRequest, field_docs, load_mapping
-from l2l_core.jobs.store import Run, RunError, RunStore
+from l2l_core.jobs.store import Run, RunError, RunStore, create_run
 from l2l_core.models import MODELS
 
 app = typer.Typer(
@@ -214,14 +214,13 @@ def serve(
 def _new_run(request: UnlearnRequest, out: Path | None) -> Run:
     """The run's folder; in a distributed run the main process makes it, the others wait."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        folder = out.absolute() if out else None
-        return RunStore(out.parent if out else None).create(request, folder=folder)
+        return create_run(out.absolute(), request) if out else RunStore().create(request)
     if out is None:
         raise ConfigError(
             "A distributed run needs --out, so that all processes agree on the folder."
         )
     if int(os.environ["RANK"]) == 0:
-        return RunStore(out.parent).create(request, folder=out.absolute())
+        return create_run(out.absolute(), request)
     while not (out / "state.json").is_file():
         time.sleep(0.1)
     return Run(out.absolute())

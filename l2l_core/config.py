@@ -106,6 +106,9 @@ class UnlearnRequest:
         _one_of("noise", self.noise, NOISE_KINDS)
         _one_of("split", self.split, SPLITS)
         _one_of("precision", self.precision, PRECISIONS)
+        for name in ("steps", "batch_size", "preview_every", "checkpoint_every", "seed"):
+            value = getattr(self, name)
+            _require(isinstance(value, int), f"{name} is {value!r}; it must be a whole number.")
         for name, low, high in (
             ("alpha", 0, 100),
             ("steps", 1, 1_000_000),

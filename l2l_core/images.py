@@ -19,7 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+# Multi-picture JPEGs (MPO) come in through JPEG.
 MAX_PIXELS = 40_000_000
 MIN_SIDE = 8
 MAX_ASPECT = 20

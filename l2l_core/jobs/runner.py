@@ -20,7 +20,7 @@ from l2l_core.config import UnlearnRequest, dump_json
 from l2l_core.evaluation.evaluate import evaluate, evaluation_sets
 from l2l_core.evaluation.report import verdict
 from l2l_core.images import to_pil
-from l2l_core.jobs.store import Run, RunError, RunStore, write_atomically
+from l2l_core.jobs.store import Run, RunError, RunStore, create_run, write_atomically
 from l2l_core.masks import parse_mask
 from l2l_core.models import load_model
 from l2l_core.models.base import ImageToImageModel
@@ -86,7 +86,7 @@ def unlearn(folder: str | Path | None = None, **settings: Any) -> Run:
     """
     request = UnlearnRequest.from_dict(settings)
     place = Path(folder).absolute() if folder else None
-    run = RunStore(place.parent if place else None).create(request, folder=place)
+    run = create_run(place, request) if place else RunStore().create(request)
     if execute(run) != "done":
         raise RunError(run.state.message)
     return run
@@ -127,6 +127,7 @@ class _Session:
             text=f"Unlearning {len(trainer.forget)} images, retaining {len(trainer.retain)}",
             device=describe_device(trainer.device),
             precision=trainer.precision,
+            processes=trainer.accelerator.num_processes,
         )
         started, first = time.monotonic(), trainer.step
         self.preview_start()

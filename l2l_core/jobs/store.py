@@ -138,57 +138,60 @@ class Run:
         return (self.folder / "cancel").exists()
 
 
+def create_run(
+    folder: Path,
+    request: UnlearnRequest,
+    *,
+    owner: str = "",
+    title: str = "",
+    forget_images: Sequence[Image.Image] = (),
+    retain_images: Sequence[Image.Image] = (),
+) -> Run:
+    """Write a queued run; pictures become `inputs:forget` and `inputs:retain`, without names.
+
+    Args:
+        folder: the run's folder, which must not exist.
+        request: what to do.
+        owner: whose run it is, "" for nobody's in particular.
+        title: a few words for lists.
+        forget_images: uploads the request's `inputs:forget` stands for.
+        retain_images: uploads the request's `inputs:retain` stands for.
+
+    Raises:
+        RunError: the folder exists already.
+    """
+    if folder.exists():
+        raise RunError(f"“{folder.name}” exists already. Choose another folder.")
+    # Built beside and renamed, so that no one ever claims half a run.
+    building = folder.with_name(f".{folder.name}.new")
+    building.mkdir(parents=True, mode=0o700)
+    for name, images in (("forget", forget_images), ("retain", retain_images)):
+        if images:
+            (building / "inputs" / name).mkdir(parents=True)
+        for number, image in enumerate(images, start=1):
+            pixels = Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
+            pixels.save(building / "inputs" / name / f"{number:04d}.png")
+    for name in ("previews", "checkpoints", "weights"):
+        (building / name).mkdir()
+    (building / "request.json").write_text(dump_json(request.to_dict()))
+    state = RunState("queued", owner, title, submitted=time.time(), steps=request.steps)
+    (building / "state.json").write_text(dump_json(asdict(state)))
+    building.rename(folder)
+    return Run(folder)
+
+
 class RunStore:
     """All runs of one data folder."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = (root or data_root()).absolute()
         self.folder = self.root / "runs"
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def create(
-        self,
-        request: UnlearnRequest,
-        *,
-        owner: str = "",
-        title: str = "",
-        forget_images: Sequence[Image.Image] = (),
-        retain_images: Sequence[Image.Image] = (),
-        folder: Path | None = None,
-    ) -> Run:
-        """Write a queued run; pictures become `inputs:forget` and `inputs:retain`, without names.
-
-        Args:
-            request: what to do.
-            owner: whose run it is, "" for nobody's in particular.
-            title: a few words for lists.
-            forget_images: uploads the request's `inputs:forget` stands for.
-            retain_images: uploads the request's `inputs:retain` stands for.
-            folder: where to put the run, if not below this store (it must not exist).
-
-        Raises:
-            RunError: the folder exists already.
-        """
+    def create(self, request: UnlearnRequest, **details: Any) -> Run:
+        """Write a queued run into this data folder; details as in `create_run`."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        final = folder or self.folder / f"{stamp}-{secrets.token_hex(4)}"
-        if final.exists():
-            raise RunError(f"“{final.name}” exists already. Choose another folder.")
-        # Built beside and renamed, so that no one ever claims half a run.
-        building = final.with_name(f".{final.name}.new")
-        building.mkdir(parents=True, mode=0o700)
-        for name, images in (("forget", forget_images), ("retain", retain_images)):
-            if images:
-                (building / "inputs" / name).mkdir(parents=True)
-            for number, image in enumerate(images, start=1):
-                image.save(building / "inputs" / name / f"{number:04d}.png")
-        for name in ("previews", "checkpoints", "weights"):
-            (building / name).mkdir()
-        (building / "request.json").write_text(dump_json(request.to_dict()))
-        state = RunState(
-            "queued", owner=owner, title=title, submitted=time.time(), steps=request.steps
-        )
-        (building / "state.json").write_text(dump_json(asdict(state)))
-        building.rename(final)
-        return Run(final)
+        return create_run(self.folder / f"{stamp}-{secrets.token_hex(4)}", request, **details)
 
     def get(self, run_id: str) -> Run:
         """The run with this id.
@@ -203,10 +206,9 @@ class RunStore:
 
     def runs(self, owner: str | None = None) -> list[Run]:
         """All runs, or one owner's, newest first."""
-        folders = self.folder.iterdir() if self.folder.is_dir() else ()
         found = [
             Run(folder)
-            for folder in folders
+            for folder in self.folder.iterdir()
             if _RUN_ID.fullmatch(folder.name) and (folder / "state.json").is_file()
         ]
         found.sort(key=lambda run: (run.state.submitted, run.id), reverse=True)

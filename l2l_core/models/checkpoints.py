@@ -184,7 +184,8 @@ def _read_safetensors(file: Path) -> tuple[State, dict[str, Any]]:
 
 def _read_torch(file: Path) -> State:
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with file.open("rb") as stream:  # given a name, torch.load would go by its suffix
+            content = torch.load(stream, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise CheckpointError(
             f"“{file.name}” is not a file of weights that can be opened safely: it is damaged, "

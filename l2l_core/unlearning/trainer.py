@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from l2l_core.config import UnlearnRequest
+from l2l_core.config import ConfigError, UnlearnRequest
 from l2l_core.datasets import Batches, ImageSet, forgotten_ids, load_image_set
 from l2l_core.masks import draw_masks
 from l2l_core.models import load_model
@@ -71,6 +71,11 @@ class Trainer:
         self.precision = choose_precision(request.precision, self.device)
         self.accelerator = _accelerator(self.device, self.precision)
         self.device = self.accelerator.device
+        if request.batch_size % self.accelerator.num_processes:
+            raise ConfigError(
+                f"batch_size {request.batch_size} cannot be shared evenly by "
+                f"{self.accelerator.num_processes} processes."
+            )
         self.teacher = model.to(self.device).eval().requires_grad_(False)
         self.student = copy.deepcopy(model).freeze_decoder()
         choose_attention(self.teacher, self.device)

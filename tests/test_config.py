@@ -1,0 +1,65 @@
+"""Requests are checked before anything heavy starts."""
+
+import subprocess
+import sys
+
+import pytest
+
+from l2l_core.config import PRESETS, ConfigError, UnlearnRequest, field_docs
+
+
+def test_round_trip(tmp_path):
+    request = UnlearnRequest(forget=("builtin:flags",), alpha=0.5, masks=("centre",), seed=3)
+    assert UnlearnRequest.from_dict(request.to_dict()) == request
+    path = tmp_path / "run.yaml"
+    path.write_text("forget: [builtin:flags]\nalpha: 0.5\nmasks: [centre]\nseed: 3\n")
+    assert UnlearnRequest.load(path) == request
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"forget": ()}, "forget"),
+        ({"forget": ("proxy",)}, "retain only"),
+        ({"retain": ()}, "retain"),
+        ({"alpha": -1}, "alpha"),
+        ({"alpha": float("nan")}, "alpha"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 2.5}, "steps"),
+        ({"batch_size": "many"}, "batch_size"),
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"noise": "pink"}, "gaussian_full"),
+        ({"masks": ("circle",)}, "centre"),
+        ({"precision": "fp8"}, "bf16"),
+        ({"split": "validation"}, "train"),
+        ({"betas": (0.9,)}, "betas"),
+        ({"seed": -1}, "seed"),
+        ({"lerning_rate": 1}, "lerning_rate"),
+    ],
+)
+def test_what_cannot_be_is_named(changes, word):
+    with pytest.raises(ConfigError, match=word):
+        UnlearnRequest.from_dict({"forget": ("builtin:flags",)} | changes)
+
+
+def test_files_that_are_no_settings(tmp_path):
+    for text in ("just words", "a: [1", "- 1"):
+        path = tmp_path / "run.yaml"
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=r"run\.yaml"):
+            UnlearnRequest.load(path)
+
+
+def test_presets_are_requests():
+    for settings in PRESETS.values():
+        UnlearnRequest(forget=("builtin",), **settings)
+
+
+def test_every_setting_is_documented():
+    assert field_docs(UnlearnRequest).keys() == UnlearnRequest.__dataclass_fields__.keys()
+
+
+@pytest.mark.parametrize("module", ["l2l_core", "l2l_core.config", "l2l_core.jobs.client"])
+def test_light_modules_load_no_pytorch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

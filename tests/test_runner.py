@@ -1,0 +1,114 @@
+"""One run from request to manifest, and the ways it can end."""
+
+import json
+
+import pytest
+import torch
+
+import l2l_core as l2l
+from l2l_core.config import ConfigError, UnlearnRequest
+from l2l_core.jobs.runner import execute
+from l2l_core.jobs.store import RunError, RunStore
+from l2l_core.models.checkpoints import file_digest
+
+
+@pytest.fixture
+def run(request_settings):
+    return RunStore().create(UnlearnRequest.from_dict(request_settings))
+
+
+def test_a_run_leaves_everything(run, picture_folders):
+    seen = []
+    assert execute(run, on_event=seen.append) == "done"
+    assert run.state.status == "done" and run.state.step == 4
+    assert [e["step"] for e in run.events() if e["kind"] == "step"] == [1, 2, 3, 4]
+    assert run.events() == seen
+    for name in ("input", "original", "000000", "000002", "000004"):
+        for kind in ("forget", "retain"):
+            assert (run.previews / f"{kind}-{name}.png").is_file()
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    assert manifest["files"]["weights/unlearned.safetensors"] == file_digest(run.weights)
+    assert manifest["model_before"] != manifest["model_after"]
+    model = l2l.load_model("mae", checkpoint=run.weights)
+    assert model.config.width == 24
+    assert not run.checkpoint.exists()
+    for name in ("events.jsonl", "metrics.json", "manifest.json", "state.json"):
+        assert picture_folders[0] not in (run.folder / name).read_text()
+
+
+def test_metrics_have_before_after_and_the_noise_level(run):
+    execute(run)
+    sets = run.metrics["sets"]
+    assert {name: sets[name]["n"] for name in ("retain", "forget")} == {"retain": 6, "forget": 6}
+    for name in ("retain", "forget", "neighbours"):
+        for metric in ("cosine", "psnr"):
+            values = sets[name][metric]
+            assert values["change"] == pytest.approx(values["after"] - values["before"], abs=1e-5)
+            assert values["interval"][0] <= values["change"] <= values["interval"][1]
+    assert "noise" in sets["forget"]["cosine"] and not sets["forget"]["held_out"]
+
+
+def test_cancelled_within_a_step_and_keeps_its_weights(run):
+    def cancel_at_two(event):
+        if event["kind"] == "step" and event["step"] == 2:
+            run.request_cancel()
+
+    assert execute(run, on_event=cancel_at_two) == "cancelled"
+    assert run.state.step == 2 and run.weights.is_file()
+
+
+def test_interrupted_and_resumed_is_the_same_run(run, request_settings):
+    whole = RunStore().create(UnlearnRequest.from_dict(request_settings))
+    execute(whole)
+    asked = iter([False, False, True])
+    assert execute(run, should_stop=lambda: next(asked)) == "interrupted"
+    assert run.state.step == 3 and run.checkpoint.is_file()
+    assert execute(run) == "done"
+    assert [e["step"] for e in run.events() if e["kind"] == "step"] == [1, 2, 3, 4]
+    assert (
+        json.loads((run.folder / "manifest.json").read_text())["model_after"]
+        == (json.loads((whole.folder / "manifest.json").read_text())["model_after"])
+    )
+
+
+def test_a_missing_set_fails_in_words(request_settings):
+    run = RunStore().create(
+        UnlearnRequest.from_dict(request_settings | {"forget": ["builtin:cars"]})
+    )
+    assert execute(run) == "failed"
+    assert "no built-in group “cars”" in run.state.message
+
+
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(request_settings, monkeypatch):
+    settings = UnlearnRequest.from_dict(request_settings | {"checkpoint_every": 1})
+    run = RunStore().create(settings)
+    saved = []
+
+    def save(state, file):
+        if saved:
+            raise OSError(28, "No space left on device")
+        saved.append(state["step"])
+        file.write(b"first checkpoint")
+
+    monkeypatch.setattr(torch, "save", save)
+    assert execute(run) == "failed"
+    assert run.state.message == "The disk is full."
+    assert run.checkpoint.read_bytes() == b"first checkpoint" and saved == [1]
+
+
+def test_out_of_memory_and_surprises_are_sentences(run, monkeypatch, caplog):
+    def explode(self, step):
+        raise RuntimeError("secret-file-name.png")
+
+    monkeypatch.setattr("l2l_core.unlearning.trainer.Trainer.draw", explode)
+    assert execute(run) == "failed"
+    assert "secret" not in run.state.message and run.state.message.endswith(".")
+
+
+def test_python_api(request_settings, tmp_path):
+    run = l2l.unlearn(tmp_path / "out", **request_settings)
+    assert run.folder == tmp_path / "out" and run.metrics is not None
+    with pytest.raises(ConfigError, match="stepps"):
+        l2l.unlearn(stepps=3, **request_settings)
+    with pytest.raises(RunError, match="no built-in group"):
+        l2l.unlearn(**request_settings | {"retain": ["builtin:cars"]})

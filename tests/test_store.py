@@ -1,0 +1,118 @@
+"""A run is a folder that survives crashes and forgets names."""
+
+import zipfile
+
+import pytest
+from PIL import Image
+
+from l2l_core.config import UnlearnRequest
+from l2l_core.jobs.store import (
+    Run,
+    RunError,
+    RunStore,
+    create_run,
+    data_root,
+    write_atomically,
+)
+
+
+@pytest.fixture
+def store():
+    return RunStore()
+
+
+@pytest.fixture
+def request_():
+    return UnlearnRequest(forget=("inputs:forget",), steps=5)
+
+
+def test_a_run_keeps_its_request_state_and_pictures(store, request_):
+    picture = Image.new("RGB", (20, 20), "red")
+    picture.info["comment"] = "somebody"
+    run = store.create(request_, owner="me", title="red", forget_images=[picture, picture])
+    again = store.get(run.id)
+    assert again.request == request_
+    assert (again.state.status, again.state.owner, again.state.steps) == ("queued", "me", 5)
+    names = sorted(p.name for p in (run.folder / "inputs" / "forget").iterdir())
+    assert names == ["0001.png", "0002.png"]
+    assert run.folder.parent.parent == data_root()
+    assert run.folder.stat().st_mode & 0o077 == 0
+
+
+def test_state_changes_are_whole(store, request_):
+    run = store.create(request_)
+    assert run.set_state(status="running", step=2) == run.state
+    assert (run.state.status, run.state.step, run.state.steps) == ("running", 2, 5)
+
+
+def test_events_survive_a_torn_line(store, request_):
+    run = store.create(request_)
+    run.log("step", step=1)
+    with (run.folder / "events.jsonl").open("a") as file:
+        file.write('{"kind": "st')
+    assert [e["step"] for e in run.events()] == [1]
+    with (run.folder / "events.jsonl").open("a") as file:
+        file.write("\n")
+    run.log("step", step=2)
+    assert [e["step"] for e in run.events()] == [1, 2]
+    assert [e["step"] for e in run.events(start=2)] == [2]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", "../x", "/etc/passwd", "%2e%2e", "20261123-071503-0000000g", "x" * 300]
+)
+def test_ids_that_are_no_ids(store, name):
+    with pytest.raises(RunError, match="no such run"):
+        store.get(name)
+
+
+def test_newest_first_and_by_owner(store, request_):
+    first, second = store.create(request_, owner="a"), store.create(request_, owner="b")
+    assert [run.id for run in store.runs()] == [second.id, first.id]
+    assert [run.id for run in store.runs("a")] == [first.id]
+
+
+def test_erasing_says_what_and_leaves_nothing(store, request_):
+    run = store.create(request_, forget_images=[Image.new("RGB", (9, 9))] * 3)
+    assert "3 uploaded images" in store.delete(run.id)
+    assert list(store.folder.iterdir()) == []
+    with pytest.raises(RunError):
+        store.get(run.id)
+
+
+def test_a_running_run_is_not_erased(store, request_):
+    run = store.create(request_)
+    run.set_state(status="running")
+    with pytest.raises(RunError, match="Cancel it first"):
+        store.delete(run.id)
+
+
+def test_export_holds_no_pictures(store, request_, tmp_path):
+    run = store.create(request_, forget_images=[Image.new("RGB", (9, 9))])
+    run.weights.write_bytes(b"weights")
+    (run.previews / "forget-input.png").write_bytes(b"picture")
+    with zipfile.ZipFile(store.export(run.id, tmp_path / "run.zip")) as archive:
+        names = archive.namelist()
+    assert f"{run.id}/weights/unlearned.safetensors" in names and f"{run.id}/request.json" in names
+    assert not any(name.endswith(".png") for name in names)
+
+
+def test_an_existing_folder_is_left_alone(store, request_, tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(RunError, match="exists already"):
+        create_run(tmp_path / "mine", request_)
+    run = create_run(tmp_path / "new", request_)
+    assert Run(tmp_path / "new").state == run.state
+
+
+def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
+    path = tmp_path / "state.json"
+    write_atomically(path, "old")
+
+    def fail(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError):
+        write_atomically(path, "new")
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["state.json"]

@@ -1,0 +1,144 @@
+"""The loop: deterministic, resumable, and only the encoder moves."""
+
+import itertools
+
+import pytest
+import torch
+
+from l2l_core.config import UnlearnRequest
+from l2l_core.unlearning.trainer import (
+    FrozenPartChangedError,
+    NonFiniteLossError,
+    Trainer,
+    learning_rate_at,
+)
+
+
+@pytest.fixture
+def request_(request_settings):
+    return UnlearnRequest.from_dict(request_settings)
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def equal(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_same_seed_same_weights_bit_for_bit(request_):
+    runs = []
+    for _ in range(2):
+        trainer = Trainer.from_request(request_)
+        records = [r.asdict() | {"seconds": 0} for r in trainer.steps()]
+        runs.append((weights(trainer.student), records))
+    assert equal(runs[0][0], runs[1][0]) and runs[0][1] == runs[1][1]
+
+
+def test_another_seed_other_weights(request_settings):
+    ends = []
+    for seed in (0, 1):
+        trainer = Trainer.from_request(UnlearnRequest.from_dict(request_settings | {"seed": seed}))
+        list(trainer.steps())
+        ends.append(weights(trainer.student))
+    assert not equal(*ends)
+
+
+def test_teacher_and_decoder_stay_encoder_moves(request_):
+    trainer = Trainer.from_request(request_)
+    teacher, student = weights(trainer.teacher), weights(trainer.student)
+    assert equal(teacher, student)
+    list(trainer.steps())
+    assert equal(teacher, weights(trainer.teacher))
+    encoder = trainer.student.encoder_parameters()
+    for name, value in trainer.student.state_dict().items():
+        assert torch.equal(value, student[name]) == (name not in encoder), name
+
+
+def test_the_first_step_starts_from_the_teacher(request_):
+    """Nothing has moved yet, so retain images are where they were: the loss is exactly 0."""
+    first = next(Trainer.from_request(request_).steps())
+    assert first.retain == 0.0 and first.forget > 0
+    assert first.total == pytest.approx(request_.alpha * first.forget)
+
+
+def test_forgetting_moves_forget_images_towards_noise(request_settings):
+    settings = request_settings | {"steps": 60, "learning_rate": 3e-3, "alpha": 1.0}
+    records = list(Trainer.from_request(UnlearnRequest.from_dict(settings)).steps())
+    first = sum(r.forget for r in records[:5])
+    assert sum(r.forget for r in records[-5:]) < 0.8 * first
+
+
+def test_resume_is_exact(request_, tmp_path):
+    whole = Trainer.from_request(request_)
+    list(whole.steps())
+    first = Trainer.from_request(request_)
+    for record in first.steps():
+        if record.step == 2:
+            break
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = Trainer.from_request(request_)
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert [r.step for r in second.steps()] == [3, 4]
+    assert equal(weights(whole.student), weights(second.student))
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(request_, monkeypatch):
+    trainer = Trainer.from_request(request_)
+    steps = trainer.steps()
+    next(steps)
+    before = weights(trainer.student)
+    monkeypatch.setattr(
+        trainer.teacher, "encode", lambda inputs, view: [torch.full((8, 1, 1), float("nan"))]
+    )
+    monkeypatch.setattr(
+        "l2l_core.unlearning.trainer.squared_distance",
+        lambda a, b: a[0].flatten(1).sum(1) * float("nan"),
+    )
+    with pytest.raises(NonFiniteLossError, match="step 2"):
+        next(steps)
+    assert equal(before, weights(trainer.student))
+
+
+def test_a_decoder_that_changed_is_not_accepted(request_):
+    trainer = Trainer.from_request(request_)
+    list(trainer.steps())
+    with torch.no_grad():
+        trainer.student.decoder_pred.bias[0] += 1e-3
+    with pytest.raises(FrozenPartChangedError, match=r"decoder_pred\.bias"):
+        trainer.check_frozen_parts()
+
+
+@pytest.mark.parametrize("noise", ["gaussian_full", "standard", "uniform", "constant"])
+def test_every_noise_trains(request_settings, noise):
+    settings = request_settings | {"noise": noise, "steps": 2}
+    records = list(Trainer.from_request(UnlearnRequest.from_dict(settings)).steps())
+    assert records[-1].forget > 0
+
+
+def test_half_precision_is_close(request_settings):
+    losses = []
+    for precision in ("fp32", "bf16"):
+        settings = UnlearnRequest.from_dict(request_settings | {"precision": precision})
+        losses.append([r.forget for r in Trainer.from_request(settings).steps()])
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_one_forget_image_is_enough(request_settings):
+    one = request_settings["forget"][0] + "/0.png"
+    settings = UnlearnRequest.from_dict(request_settings | {"forget": [one]})
+    assert len(list(Trainer.from_request(settings).steps())) == 4
+
+
+def test_warm_up_and_cosine():
+    request = UnlearnRequest(forget=("builtin",), steps=100, warmup=0.1, learning_rate=1.0)
+    rates = [learning_rate_at(step, request) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[9] == max(rates) == 1.0
+    assert all(a > b for a, b in itertools.pairwise(rates[9:])) and 0 < rates[-1] < 0.01
+
+
+def test_every_kind_of_hole_gets_its_turn(request_):
+    trainer = Trainer.from_request(request_)
+    assert sorted(trainer.mask_cycle) == sorted(request_.masks)

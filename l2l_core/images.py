@@ -50,16 +50,21 @@ def read_image(source: str | Path | bytes | BinaryIO) -> LoadedImage:
     data = _read(source)
     if not data:
         raise ImageError("The file is empty.")
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+    if _is_heic(data):
         raise ImageError("This is a HEIC photograph. Convert it to JPEG first.")
-    _check(data)
     try:
+        _check(data)
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         frames = getattr(image, "n_frames", 1)
         image.load()
-        upright = _upright(image)
-        rgb = _to_rgb(upright)
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, MemoryError) as error:
+        rgb = _to_rgb(_upright(image))
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"This is not an image that can be read. {_USE}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError("The image has far too many pixels. Make it smaller.") from error
+    except Exception as error:  # decoders meet arbitrary bytes and raise whatever they lead to
         raise ImageError("The image is damaged or incomplete. Export it again.") from error
     clean = Image.new("RGB", rgb.size)
     clean.paste(rgb)
@@ -116,31 +121,29 @@ def _read(source: str | Path | bytes | BinaryIO) -> bytes:
     return source.read()
 
 
+def _is_heic(data: bytes) -> bool:
+    """Whether the brands are HEIC's; AVIF may share the leading one but names its own too."""
+    brands = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
+    heic = data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS
+    return heic and b"avif" not in brands and b"avis" not in brands
+
+
 def _check(data: bytes) -> None:
     """Refuse by the header, before any pixel is decoded; then check the structure of the file."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ImageError(
-                    f"The image has {width} × {height} pixels; at most "
-                    f"{MAX_PIXELS // 10**6} million are accepted. Make it smaller."
-                )
-            if min(width, height) < MIN_SIDE:
-                raise ImageError(
-                    f"The image has {width} × {height} pixels; each side needs at least {MIN_SIDE}."
-                )
-            if max(width, height) > MAX_ASPECT * min(width, height):
-                raise ImageError(f"The image is too narrow: {width} × {height} pixels. Crop it.")
-            image.verify()
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError(f"This is not an image that can be read. {_USE}") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError("The image has far too many pixels. Make it smaller.") from error
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
-        raise ImageError("The image is damaged or incomplete. Export it again.") from error
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ImageError(
+                f"The image has {width} × {height} pixels; at most "
+                f"{MAX_PIXELS // 10**6} million are accepted. Make it smaller."
+            )
+        if min(width, height) < MIN_SIDE:
+            raise ImageError(
+                f"The image has {width} × {height} pixels; each side needs at least {MIN_SIDE}."
+            )
+        if max(width, height) > MAX_ASPECT * min(width, height):
+            raise ImageError(f"The image is too narrow: {width} × {height} pixels. Crop it.")
+        image.verify()
 
 
 def _upright(image: Image.Image) -> Image.Image:

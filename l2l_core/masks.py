@@ -13,7 +13,7 @@ People write them as text:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -73,8 +73,8 @@ def draw_masks(
 ) -> Tensor:
     """Training holes (count, size, size): one kind and one ratio, chosen by the generator.
 
-    Holes are whole cells of `cell` pixels. All samples of a batch hide equally many (brush strokes
-    excepted), because a batch of kept patches is one tensor.
+    Holes are whole cells of `cell` pixels. All samples of a batch hide equally many, because a
+    batch of kept patches is one tensor.
     """
     kind = kinds[_integer(0, len(kinds) - 1, generator)]
     grid = size // cell
@@ -121,9 +121,19 @@ def _draw_half(count: int, grid: int, generator: torch.Generator) -> Tensor:
 
 
 def _draw_brush(count: int, grid: int, generator: torch.Generator) -> Tensor:
-    share = 0.2 + 0.4 * torch.rand(1, generator=generator).item()
-    strokes = torch.stack([_brush(8 * grid, share, generator) for _ in range(count)])
-    return torch.nn.functional.max_pool2d(strokes.float(), 8).bool()
+    """Strokes until a quarter to six tenths of the cells are touched; the last one ends there."""
+    hidden = _integer(max(1, grid**2 // 4), max(1, (6 * grid**2) // 10), generator)
+    masks = torch.zeros(count, grid, grid, dtype=torch.bool)
+    for sample in masks:
+        for painted in _strokes(8 * grid, generator):
+            touched = painted.view(grid, 8, grid, 8).any(dim=3).any(dim=1)
+            new = (touched & ~sample).nonzero()
+            room = hidden - int(sample.sum())
+            picked = new[torch.randperm(len(new), generator=generator)[:room]]
+            sample[picked[:, 0], picked[:, 1]] = True
+            if len(new) >= room:
+                break
+    return masks
 
 
 _DRAWN: dict[str, Callable[[int, int, torch.Generator], Tensor]] = {
@@ -176,11 +186,17 @@ def _random(size: int, share: float, grid: int, generator: torch.Generator) -> T
 
 
 def _brush(size: int, share: float, generator: torch.Generator) -> Tensor:
-    """Strokes of random direction, length and width until they cover the share."""
+    """Strokes until they cover the share."""
+    strokes = _strokes(size, generator)
+    return next(painted for painted in strokes if painted.float().mean() >= share)
+
+
+def _strokes(size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """What is painted (size, size), bool, after each piece of endless strokes of random place,
+    direction, length and width."""
     canvas = Image.new("L", (size, size))
     pencil = ImageDraw.Draw(canvas)
-    wanted = share * size * size
-    while np.count_nonzero(np.asarray(canvas)) < wanted:
+    while True:
         x, y, angle, thickness = torch.rand(4, generator=generator).tolist()
         x, y, angle = x * size, y * size, angle * 2 * math.pi
         width = (0.06 + 0.1 * thickness) * size
@@ -192,8 +208,8 @@ def _brush(size: int, share: float, generator: torch.Generator) -> Tensor:
             for centre in ((x, y), end):
                 box = [c - width / 2 for c in centre] + [c + width / 2 for c in centre]
                 pencil.ellipse(box, fill=255)
+            yield torch.from_numpy(np.array(canvas) > 0)
             x, y = end
-    return torch.from_numpy(np.array(canvas) > 0)
 
 
 def _mask_from_file(path: str, size: int) -> Tensor:

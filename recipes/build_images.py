@@ -1,9 +1,9 @@
-"""Build the built-in images: python recipes/build_images.py [--work FOLDER].
+"""Build the built-in images: python -m recipes.build_images [--work FOLDER].
 
 Emoji: Microsoft Fluent Emoji 3D (MIT) from the npm package @lobehub/fluent-emoji-3d, named and
     grouped by emojibase-data (MIT). Photographs: recipes/photos.csv, from Debian's wallpaper
-    packages. Writes assets/builtin/images.zip; the same sources give the same bytes. Needs npm,
-    apt-get and dpkg-deb."""
+    packages. Writes assets/builtin/images.zip and LICENSES.md beside it; the same sources give the
+    same bytes. Needs npm, apt-get and dpkg-deb."""
 
 from __future__ import annotations
 
@@ -36,26 +36,42 @@ SHORT_GROUPS = {
     "food-drink": "food",
     "travel-places": "travel",
 }
-ROLES = set(
-    [
-        "man",
-        "men",
-        "woman",
-        "women",
-        "person",
-        "people",
-        "boy",
-        "boys",
-        "girl",
-        "girls",
-        "child",
-        "adult",
-        "old",
-        "older",
-        "mr",
-        "mrs",
-    ]
+ROLES = frozenset(
+    "man men woman women person people boy boys girl girls child adult old older mr mrs".split()
 )
+LICENCE_PAGES = {
+    "CC0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
+    "CC-BY-4.0": "https://creativecommons.org/licenses/by/4.0/",
+    "CC-BY-SA-3.0": "https://creativecommons.org/licenses/by-sa/3.0/",
+    "CC-BY-SA-4.0": "https://creativecommons.org/licenses/by-sa/4.0/",
+    "GPL-2+": "https://www.gnu.org/licenses/old-licenses/gpl-2.0.html",
+    "LGPL-3.0": "https://www.gnu.org/licenses/lgpl-3.0.html",
+}
+LICENCES = """# Licences of the built-in images
+
+`recipes/build_images.py` makes `images.zip` from the works below. Each picture was scaled down,
+put on white and compressed again; photographs were also cropped.
+
+## Emoji: Microsoft Fluent Emoji 3D
+
+From <https://github.com/microsoft/fluentui-emoji>, by way of the npm package
+`{emoji_package}`. MIT License, Copyright (c) Microsoft Corporation.
+
+## Names, groups and subgroups: emojibase
+
+From <https://github.com/milesj/emojibase>, npm package `{names_package}`. {names_licence}
+
+The same text is the licence of Microsoft Fluent Emoji.
+
+## Photographs
+
+From Debian's packages, where each author's licence is recorded. Their crops stay under the
+licence of the photograph.
+
+| Title | Author | Licence | Debian package | File |
+|---|---|---|---|---|
+{photographs}
+"""
 
 
 def fetch(work: Path) -> None:
@@ -160,7 +176,8 @@ def pack(images: list[tuple[BuiltinImage, Image.Image]], path: Path) -> None:
     """Write the archive: stored members in a fixed order with a fixed date."""
     images.sort(key=lambda pair: (GROUPS.index(pair[0].group), pair[0].subgroup, pair[0].id))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    unfinished = path.with_suffix(".part")
+    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
 
         def add(name: str, content: bytes, method: int = zipfile.ZIP_STORED) -> None:
             info = zipfile.ZipInfo(name, (2024, 1, 1, 0, 0, 0))
@@ -173,6 +190,22 @@ def pack(images: list[tuple[BuiltinImage, Image.Image]], path: Path) -> None:
             buffer = io.BytesIO()
             picture.save(buffer, "WEBP", quality=QUALITY, method=6)
             add(f"{about.id}.webp", buffer.getvalue())
+    unfinished.replace(path)  # a studio that runs keeps reading the one it opened
+
+
+def licences(work: Path) -> str:
+    """LICENSES.md: the MIT text of both npm packages, and whose every photograph is."""
+    rows = [
+        f"| {row['title']} | {row['author']} | [{row['licence']}]({LICENCE_PAGES[row['licence']]}) "
+        f"| {row['package']} | `{row['file']}` |"
+        for row in photo_table()
+    ]
+    return LICENCES.format(
+        emoji_package=NPM[0],
+        names_package=NPM[1],
+        names_licence=(work / NAMES / "package" / "LICENSE").read_text(encoding="utf-8").strip(),
+        photographs="\n".join(rows),
+    )
 
 
 def main() -> None:
@@ -184,6 +217,7 @@ def main() -> None:
     fetch(args.work)
     images = [*emoji(args.work), *photographs(args.work)]
     pack(images, args.out)
+    args.out.with_name("LICENSES.md").write_text(licences(args.work), encoding="utf-8")
     for group in GROUPS:
         members = [about for about, _ in images if about.group == group]
         held_out = sum(about.split == "test" for about in members)

@@ -1,6 +1,7 @@
 """What people drop: every common kind with the right pixels, everything else with a sentence."""
 
 import io
+import random
 import struct
 import zlib
 
@@ -98,6 +99,24 @@ def test_the_reason_is_named():
             read_image(REJECTED[name])
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "MPO"])
+def test_damage_anywhere_is_a_sentence_or_a_picture(kind):
+    """Random changes to valid files reach the far corners of the decoders."""
+    data = encoded(halves((32, 24)), kind)
+    rng = random.Random(kind)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(data)
+        for _ in range(rng.choice((1, 2, 8))):
+            damaged[rng.randrange(min(len(data), 400))] = rng.randrange(256)
+        try:
+            assert read_image(bytes(damaged)).image.mode == "RGB"
+        except ImageError:
+            refused += 1
+    assert refused > 0
+
+
 def test_a_missing_file_is_an_image_error(tmp_path):
     with pytest.raises(ImageError):
         read_image(tmp_path / "not there.png")
@@ -115,6 +134,11 @@ def near(value, expected, by=12):
 def test_common_kinds(kind):
     data = encoded(halves(), kind)
     assert near(pixel(data), RED, 30) and near(pixel(data, (35, 10)), BLUE, 30)
+
+
+def test_avif_under_the_brand_it_shares_with_heic():
+    data = encoded(halves(), "AVIF")
+    assert data[8:12] == b"avif" and near(pixel(data[:8] + b"mif1" + data[12:]), RED, 30)
 
 
 def test_exif_orientation_is_applied():
@@ -180,7 +204,7 @@ def test_one_bit():
     assert pixel(data, (2, 2)) == (0, 0, 0) and pixel(data, (15, 2)) == (255, 255, 255)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
 def test_first_frame_of_an_animation_and_a_note(kind):
     first, second = Image.new("RGB", (20, 20), RED), Image.new("RGB", (20, 20), BLUE)
     loaded = read_image(encoded(first, kind, save_all=True, append_images=[second]))

@@ -22,11 +22,10 @@ def picture(png: bytes, alt: str, css: str = "") -> str:
 
 def header(device: str) -> str:
     """Name, purpose and what this instance runs on."""
-    where = escape(device) if device else "starting"
+    where = escape(device) if device else "starting …"
     return (
         f'<div class="l2l-header"><h1>{text.NAME}</h1><p>{text.PURPOSE}</p>'
-        f'<p class="l2l-facts"><span>Training on: <b>{where}</b></span>'
-        f"<span>{text.DEMO_WEIGHTS}</span></p></div>"
+        f'<p class="l2l-facts"><span class="l2l-chip">{where}</span> {text.DEMO_WEIGHTS}</p></div>'
     )
 
 
@@ -73,16 +72,18 @@ def previews(strips: dict[str, bytes | None], step: int) -> str:
 
 def comparison(rows: Sequence[CompareRow]) -> str:
     """Samples by role; a click opens a large slider between original and unlearned."""
-    sections = []
+    if not rows:
+        return ""
+    columns = ", ".join(name.lower() for name in text.COLUMNS)
+    sections = [f'<p class="l2l-legend">{text.LEGEND.format(columns=columns)}</p>']
     for role, (title, meaning) in text.ROLES.items():
         members = [row for row in rows if row.role == role]
         if not members:
             continue
-        heads = "".join(f"<span>{name}</span>" for name in text.COLUMNS)
         body = "".join(_sample(row) for row in members)
         sections.append(
             f'<section class="l2l-role l2l-{role}"><h3>{title} <small>{meaning}</small></h3>'
-            f'<div class="l2l-heads">{heads}</div><div class="l2l-samples">{body}</div></section>'
+            f'<div class="l2l-samples">{body}</div></section>'
         )
     return "".join(sections)
 

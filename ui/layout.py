@@ -16,12 +16,21 @@ STYLE = assets_folder() / "style.css"
 
 def theme() -> gr.themes.Base:
     """System fonts only, so that nothing is fetched."""
-    return gr.themes.Soft(
+    return gr.themes.Default(
         primary_hue=gr.themes.colors.teal,
         secondary_hue=gr.themes.colors.teal,
         neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_lg,
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
+    ).set(
+        block_title_text_weight="600",
+        block_title_text_color="*body_text_color",
+        block_shadow="none",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -76,6 +77,7 @@ class Studio:
     def __init__(self, root: Path) -> None:
         self.store = RunStore(root)
         self.completer = CompleterClient(self.store.root)
+        self.submitting = threading.Lock()
 
     # --- starting --------------------------------------------------------------------------------
 
@@ -120,15 +122,14 @@ class Studio:
             checkpoint=checkpoint,
             **(PRESETS[form.preset] | settings),
         )
-        if twin := self._twin(request, owner, len(forget_images)):
-            return twin.id
-        run = self.store.create(
-            request,
-            owner=owner,
-            title=title,
-            forget_images=forget_images,
-            retain_images=retain_images,
-        )
+        with self.submitting:
+            run = self._twin(request, owner, len(forget_images)) or self.store.create(
+                request,
+                owner=owner,
+                title=title,
+                forget_images=forget_images,
+                retain_images=retain_images,
+            )
         return run.id
 
     def read_uploads(self, paths: Sequence[str], purpose: str) -> list[Image.Image]:

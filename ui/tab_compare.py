@@ -73,6 +73,7 @@ def build_compare(studio: Studio) -> CompareTab:
         with gr.Column(scale=3, min_width=320):
             verdict = gr.Markdown(text.PRESS_COMPARE, elem_id="verdict")
             grid = gr.HTML(elem_id="grid")
+    sample = gr.State(None)  # the first true image that is shown, to draw on
 
     def refresh(request: gr.Request) -> Any:
         choices = studio.comparable(owner(request))
@@ -90,7 +91,7 @@ def build_compare(studio: Studio) -> CompareTab:
         number: float,
         chance: float,
         request: gr.Request,
-    ) -> tuple[str, str]:
+    ) -> tuple[str, str, bytes | None]:
         if not run_id:
             raise gr.Error(text.NO_RUN_TO_COMPARE)
         try:
@@ -109,9 +110,10 @@ def build_compare(studio: Studio) -> CompareTab:
             view = studio.view(run_id, owner(request))
         except UserError as error:
             raise gr.Error(str(error), duration=10) from error
-        return view.verdict or text.PRESS_COMPARE, html.comparison(rows)
+        verdict_text = view.verdict or text.PRESS_COMPARE
+        return verdict_text, html.comparison(rows), rows[0].truth if rows else None
 
-    def choose_task(kind: str) -> tuple[Any, ...]:
+    def choose_task(kind: str, truth: bytes | None) -> tuple[Any, ...]:
         largest = 0.45 if kind == "border" else 0.9
         return (
             gr.Radio(visible=kind == "side"),
@@ -121,22 +123,21 @@ def build_compare(studio: Studio) -> CompareTab:
                 value=0.15 if kind == "border" else 0.75 if kind == "random" else 0.5,
             ),
             gr.ImageMask(
-                value=Image.new("RGB", (CANVAS, CANVAS), "#64748b") if kind == "drawn" else None,
-                visible=kind == "drawn",
+                value=_canvas(truth) if kind == "drawn" else None, visible=kind == "drawn"
             ),
         )
 
     inputs = [run, task, side, extent, canvas, extra, count, page, seed]
-    task.change(choose_task, task, [side, extent, canvas], show_progress="hidden")
+    task.change(choose_task, [task, sample], [side, extent, canvas], show_progress="hidden")
     go.click(
         show,
         inputs,
-        [verdict, grid],
+        [verdict, grid, sample],
         concurrency_id="completer",
         concurrency_limit=1,
         show_progress_on=[verdict],
     )
-    return CompareTab(run, inputs, [verdict, grid], refresh, show)
+    return CompareTab(run, inputs, [verdict, grid, sample], refresh, show)
 
 
 def mask_text(task: str, side: str, extent: float) -> str:
@@ -144,6 +145,13 @@ def mask_text(task: str, side: str, extent: float) -> str:
     if task == "drawn":
         return "drawn"
     return f"{side if task == 'side' else task}:{extent:g}"
+
+
+def _canvas(truth: bytes | None) -> Image.Image:
+    """What is drawn on: a true image, else a plain square."""
+    if truth is None:
+        return Image.new("RGB", (CANVAS, CANVAS), "#64748b")
+    return Image.open(io.BytesIO(truth)).convert("RGB").resize((CANVAS, CANVAS))
 
 
 def _drawing(drawn: dict[str, Any] | None) -> bytes | None:

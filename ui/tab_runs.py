@@ -32,7 +32,7 @@ def build_runs(studio: Studio) -> RunsTab:
     with gr.Row(equal_height=True):
         run = gr.Dropdown([], label="Run", elem_id="chosen-run", scale=3)
         stop = gr.Button("Cancel", scale=1)
-        erase = gr.Button("Erase", variant="stop", elem_id="erase", scale=1)
+        erase = gr.Button("Erase", elem_id="erase", scale=1)
     links = gr.HTML()
     gr.Markdown(text.RELOAD)
 

@@ -104,7 +104,7 @@ def build_unlearn(studio: Studio) -> UnlearnTab:
         with gr.Column(scale=7, min_width=320):
             status = gr.HTML(html.status(None), elem_id="status")
             with gr.Row():
-                stop = gr.Button("Cancel", variant="stop", visible=False, elem_id="stop")
+                stop = gr.Button("Cancel", size="sm", visible=False, elem_id="stop")
                 to_compare = gr.Button(
                     "Compare before and after",
                     variant="primary",

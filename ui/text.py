@@ -58,6 +58,10 @@ ROLES = {
     "retain": ("Retain", "should look unchanged"),
 }
 COLUMNS = ("Input with hole", "Original model", "Unlearned model")
+LEGEND = (
+    "From left to right: {columns}. The numbers say how similar each model's result is to the true "
+    "image. Click a sample to look closer."
+)
 NO_RUN_TO_COMPARE = "No finished run yet. Start one under Unlearn; its pictures appear here."
 PRESS_COMPARE = "Press **Compare** to fill the same hole with both models."
 RELOAD = (

@@ -115,7 +115,8 @@ class Completer:
         self, run: Run, request: CompareRequest, size: int
     ) -> tuple[list[dict[str, Any]], Tensor]:
         """Labelled rows and their images (B, 3, S, S): forget, nearest retain, retain, extra."""
-        gallery = self.galleries.get(run.id, lambda: Gallery(run.request, size, run.folder))
+        with autocast(self.device, self.precision):
+            gallery = self.galleries.get(run.id, lambda: Gallery(run.request, size, run.folder))
         rows, images = gallery.page(request.page, request.count)
         for number, picture in enumerate(request.extra, start=1):
             label = "Your image" if len(request.extra) == 1 else f"Your image {number}"
@@ -209,6 +210,7 @@ def serve(store: RunStore, device: str = "auto", parent: int | None = None) -> N
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     if parent is not None:
         threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_warm_up, daemon=True).start()
     with Listener(place, authkey=authentication_key(store.root)) as listener:
         logger.info("ready on %s", completer.device)
         while True:
@@ -229,6 +231,12 @@ def _answer(completer: Completer, connection: Connection) -> None:
         logger.error("a comparison failed with %s", type(error).__name__, exc_info=True)
         head, answers = {"error": "The comparison failed; the log has the details."}, []
     send(connection, head, answers)
+
+
+def _warm_up() -> None:
+    """Decode the built-in images before somebody waits for them."""
+    load_image_set(("builtin",), load_model().image_size)
+    load_feature_net()
 
 
 def _leave_with(parent: int) -> None:

@@ -28,7 +28,7 @@ from l2l_core.models.checkpoints import file_digest, save_weights, state_digest
 from l2l_core.runtime import autocast, choose_device, describe_device
 from l2l_core.unlearning.trainer import FrozenPartChangedError, NonFiniteLossError, Trainer
 
-PREVIEW_MASK, PREVIEW_TILES, PREVIEW_SIDE = "centre:0.5", 4, 128
+PREVIEW_MASK, PREVIEW_TILES, PREVIEW_SIDE, PREVIEW_GAP = "centre:0.5", 5, 128, 6
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "safetensors", "pillow", "numpy")
 logger = logging.getLogger(__name__)
 
@@ -215,11 +215,11 @@ class _Session:
 
     def write_strip(self, name: str, images: Tensor) -> None:
         """Pictures side by side as one file."""
-        tiles = to_pil(images)
-        strip = Image.new("RGB", (PREVIEW_SIDE * len(tiles), PREVIEW_SIDE))
+        tiles, pitch = to_pil(images), PREVIEW_SIDE + PREVIEW_GAP
+        strip = Image.new("RGBA", (pitch * len(tiles) - PREVIEW_GAP, PREVIEW_SIDE))
         for place, tile in enumerate(tiles):
             sized = tile.resize((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BICUBIC)
-            strip.paste(sized, (PREVIEW_SIDE * place, 0))
+            strip.paste(sized, (pitch * place, 0))
         temporary = self.run.previews / f".{name}.png"
         strip.save(temporary)
         temporary.replace(self.run.previews / f"{name}.png")

@@ -1,0 +1,179 @@
+"""A visitor's way through the real application."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from playwright.sync_api import Page, expect
+
+from l2l_core.builtin import builtin_index, open_builtin
+from l2l_core.jobs.store import RunStore
+from l2l_core.models import load_model
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+PATIENCE = 180_000
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Five pictures to forget, a broken one, and one to try."""
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = []
+    animals = [image for image in builtin_index() if image.group == "animals"]
+    for number, image in enumerate(animals[:5]):
+        path = folder / f"my-{number}.png"
+        open_builtin(image.id).save(path)
+        paths.append(str(path))
+    (folder / "broken.png").write_bytes(b"this is no picture")
+    scene = Image.new("RGB", (300, 200), "skyblue")
+    ImageDraw.Draw(scene).rectangle((0, 120, 300, 200), fill="seagreen")
+    scene.save(folder / "scene.jpg")
+    return paths, str(folder / "broken.png"), str(folder / "scene.jpg")
+
+
+@pytest.fixture(scope="module")
+def page(context, studio):
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    open_page(page, studio[0])
+    return page
+
+
+def open_page(page: Page, address: str) -> None:
+    page.goto(address)
+    expect(page.locator("#start")).to_be_visible(timeout=60_000)
+
+
+def runs(studio):
+    return RunStore(studio[1]).runs()
+
+
+def test_the_first_screen(page):
+    expect(page.get_by_text("Choose images an image-to-image model must forget")).to_be_visible()
+    expect(page.get_by_text("Demo weights")).to_have_count(2)
+    expect(page.locator("#status")).to_contain_text("Nothing has run yet")
+    expect(page.locator(".l2l-chip")).to_contain_text(re.compile("CPU|GPU|NVIDIA"), timeout=60_000)
+
+
+def test_nothing_to_forget_is_said(page, studio):
+    page.click("#start")
+    expect(page.get_by_text("There are no images to forget yet")).to_be_visible()
+    assert runs(studio) == []
+
+
+def test_uploads_a_bad_file_and_unlearning(page, studio, pictures):
+    good, broken, _ = pictures
+    page.locator("#forget-files input[type=file]").set_input_files([*good, broken])
+    expect(page.locator("#problems")).to_contain_text("broken.png")
+    expect(page.locator("#forget-files .gallery-item")).to_have_count(5)
+    page.get_by_text("Quick · 30 steps").click()
+    page.dblclick("#start")
+    expect(page.locator("#status")).to_contain_text("Step", timeout=PATIENCE)
+    assert len(runs(studio)) == 1
+
+
+def test_a_reload_in_mid_run_loses_nothing(page, studio):
+    open_page(page, studio[0])
+    expect(page.locator("#status")).to_contain_text("5 uploaded images", timeout=30_000)
+    expect(page.locator("#preview img")).to_have_count(6, timeout=PATIENCE)
+    expect(page.locator("#status")).to_contain_text("Done", timeout=PATIENCE)
+    expect(page.locator("#status")).to_contain_text("30 steps")
+    assert [e["step"] for e in runs(studio)[0].events() if e["kind"] == "step"] == [*range(1, 31)]
+    expect(page.locator("#curves svg, #curves canvas").first).to_be_visible()
+
+
+def test_compare_shows_all_roles_and_a_slider(page):
+    page.click("#to-compare")
+    expect(page.locator(".l2l-sample").first).to_be_visible(timeout=PATIENCE)
+    for role in ("forget", "nearest", "retain"):
+        expect(page.locator(f".l2l-{role} .l2l-sample")).to_have_count(4)
+    page.locator(".l2l-forget .l2l-open").first.click()
+    dialog = page.locator("dialog[open]")
+    expect(dialog).to_be_visible()
+    slider = dialog.locator("input[type=range]")
+    slider.fill("20")
+    assert "20%" in (dialog.locator(".l2l-slider").get_attribute("style") or "")
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog[open]")).to_have_count(0)
+
+
+def test_another_task_and_another_image(page, pictures):
+    before = page.locator("#grid .l2l-retain img").first.get_attribute("src")
+    page.get_by_text("Outpaint the border").click()
+    page.locator("#extra input[type=file]").set_input_files(pictures[2])
+    expect(page.locator("#extra")).to_contain_text("scene")
+    page.click("#compare")
+    expect(page.locator(".l2l-extra .l2l-sample")).to_have_count(1, timeout=PATIENCE)
+    assert page.locator("#grid .l2l-retain img").first.get_attribute("src") != before
+
+
+def test_a_drawn_hole(page):
+    page.get_by_text("Draw the hole").click()
+    canvas = page.locator("#canvas canvas").first
+    expect(canvas).to_be_visible()
+    page.wait_for_timeout(1000)  # the canvas lays itself out after it is shown
+    box = canvas.bounding_box()
+    assert box is not None
+    before = page.locator("#grid .l2l-retain img").first.get_attribute("src")
+    middle_x, middle_y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(middle_x - 30, middle_y - 30)
+    page.mouse.down()
+    for step in range(6):
+        page.mouse.move(middle_x - 30 + 12 * step, middle_y - 30 + 12 * step, steps=3)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+    page.click("#compare")
+    expect(page.locator("#grid .l2l-retain img").first).not_to_have_attribute(
+        "src", before, timeout=PATIENCE
+    )
+
+
+def test_weights_download_and_reopen(page, studio, tmp_path):
+    page.get_by_role("tab", name="Unlearn").click()
+    with page.expect_download() as downloading:
+        page.locator("#links").get_by_text("Download the weights").click()
+    path = tmp_path / "weights.safetensors"
+    downloading.value.save_as(path)
+    ours, original = load_model("mae-fluent", path).state_dict(), load_model().state_dict()
+    changed = {name for name in ours if not torch.equal(ours[name], original[name])}
+    assert changed and changed <= set(load_model().encoder_parameters())
+
+
+def test_cancel(page, studio):
+    page.click("#example")
+    page.get_by_text("Thorough · 200 steps").click()
+    page.click("#start")
+    expect(page.locator("#status")).to_contain_text("Forgetting flags", timeout=PATIENCE)
+    expect(page.locator("#status")).to_contain_text("Step", timeout=PATIENCE)
+    page.click("#stop")
+    expect(page.locator("#status")).to_contain_text("Cancelled", timeout=PATIENCE)
+    assert 0 < runs(studio)[0].state.step < 200
+
+
+def test_another_visitor_sees_none_of_it(chromium, studio):
+    stranger = chromium.new_context()
+    page = stranger.new_page()
+    open_page(page, studio[0])
+    expect(page.locator("#status")).to_contain_text("Nothing has run yet")
+    mine = next(run for run in runs(studio) if run.weights.is_file())
+    assert page.request.get(f"{studio[0]}/download/{mine.id}/weights").status == 404
+    stranger.close()
+
+
+def test_erase(page, studio):
+    page.get_by_role("tab", name="Runs").click()
+    expect(page.locator("#runs")).to_contain_text("forget flags")
+    count = len(runs(studio))
+    page.click("#erase")
+    expect(page.get_by_text(re.compile(r"Erased \d+ files")).first).to_be_visible()
+    assert len(runs(studio)) == count - 1
+
+
+def test_no_names_of_forgotten_images_are_left(studio):
+    for path in studio[1].rglob("*"):
+        if path.is_file() and "tmp" not in path.relative_to(studio[1]).parts:
+            assert "my-0" not in path.name
+            assert b"my-0.png" not in path.read_bytes(), path.name

@@ -36,9 +36,7 @@ SHORT_GROUPS = {
     "food-drink": "food",
     "travel-places": "travel",
 }
-ROLES = frozenset(
-    "man men woman women person people boy boys girl girls child adult old older mr mrs".split()
-)
+ROLES = re.compile("(wo)?m[ae]n|person|people|boys?|girls?|child|adult|old(er)?|mrs?")
 LICENCE_PAGES = {
     "CC0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
     "CC-BY-4.0": "https://creativecommons.org/licenses/by/4.0/",
@@ -59,14 +57,16 @@ From <https://github.com/microsoft/fluentui-emoji>, by way of the npm package
 
 ## Names, groups and subgroups: emojibase
 
-From <https://github.com/milesj/emojibase>, npm package `{names_package}`. {names_licence}
+From <https://github.com/milesj/emojibase>, npm package `{names_package}`.
+
+{names_licence}
 
 The same text is the licence of Microsoft Fluent Emoji.
 
 ## Photographs
 
-From Debian's packages, where each author's licence is recorded. Their crops stay under the
-licence of the photograph.
+From Debian's packages, where each author's licence is recorded (for Plasma's wallpapers in each
+one's metadata). Crops stay under the licence of their photograph.
 
 | Title | Author | Licence | Debian package | File |
 |---|---|---|---|---|
@@ -109,7 +109,7 @@ def concept_of(label: str, group: str) -> str:
     base = label.split(":")[0].lower()
     if base.startswith(("family", "couple with heart", "kiss")):
         return base
-    return " ".join(w for w in re.findall("[a-z]+", base) if w not in ROLES) or "person"
+    return " ".join(w for w in re.findall("[a-z]+", base) if not ROLES.fullmatch(w)) or "person"
 
 
 def split_of(group: str, concept: str) -> str:

@@ -55,3 +55,10 @@ def test_pictures_open_on_white():
         assert picture.mode == "RGB" and picture.size == (128, 128)
     corner = open_builtin("1f600").getpixel((1, 1))
     assert min(corner) > 245
+
+
+def test_every_photograph_and_both_packages_are_in_the_licences():
+    text = (assets_folder() / "builtin" / "LICENSES.md").read_text(encoding="utf-8")
+    assert "Copyright (c) Microsoft Corporation" in text and "Permission is hereby granted" in text
+    photographs = {image.concept for image in builtin_index() if image.group == "photos"}
+    assert all(f"\n| {title} |" in text for title in photographs)

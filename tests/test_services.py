@@ -60,6 +60,7 @@ def test_a_group_and_settings(studio):
         (group_form(retain_from="uploads"), "no images to retain"),
         (group_form(model="mae-vit-base"), "needs the path"),
         (group_form(settings={"alpha": -1}), "alpha"),
+        (group_form(checkpoint="w.pth", model_options="heads=3"), "JSON"),
         (group_form(settings={"masks": ["circle"]}), "masks"),
     ],
 )

@@ -37,6 +37,8 @@ class Form:
 
     model: str = "mae-fluent"
     checkpoint: str = ""
+    model_options: str = ""
+    """What its shapes cannot tell, as JSON."""
     forget_from: str = "uploads"
     """“uploads” or “group”."""
     forget_files: tuple[str, ...] = ()
@@ -114,12 +116,14 @@ class Studio:
         checkpoint = form.checkpoint.strip() or None
         if spec.path is None and checkpoint is None:
             raise ConfigError(f"{spec.title} needs the path of its weights: {spec.source}.")
+        options = _model_options(form.model_options) if checkpoint else {}
         settings = {k: v for k, v in form.settings.items() if v not in (None, "", [])}
         request = UnlearnRequest(
             forget=tuple(forget),
             retain=tuple(retain),
             model=form.model,
             checkpoint=checkpoint,
+            model_options=options,
             **(PRESETS[form.preset] | settings),
         )
         with self.submitting:
@@ -339,6 +343,21 @@ def difference(first: bytes, second: bytes, gain: float = 3.0) -> bytes:
 
     a, b = (Image.open(io.BytesIO(data)).convert("RGB") for data in (first, second))
     return to_png(ImageChops.difference(a, b).point(lambda value: min(255, int(value * gain))))
+
+
+def _model_options(written: str) -> dict[str, Any]:
+    """The options of a checkpoint, from JSON.
+
+    Raises:
+        ConfigError: not a JSON object.
+    """
+    try:
+        options = json.loads(written or "{}")
+    except json.JSONDecodeError:
+        options = None
+    if not isinstance(options, dict):
+        raise ConfigError('Model options must be JSON, like {"heads": 12, "norm_pix_loss": true}.')
+    return options
 
 
 def _detail(status: str, stage: str, steps: list[dict[str, Any]]) -> str:

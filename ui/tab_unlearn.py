@@ -53,6 +53,12 @@ def build_unlearn(studio: Studio) -> UnlearnTab:
             checkpoint = gr.Textbox(
                 label="Path of its weights, on this machine", visible=False, elem_id="checkpoint"
             )
+            model_options = gr.Textbox(
+                label="Options its shapes cannot tell",
+                placeholder='{"heads": 12, "norm_pix_loss": true}',
+                visible=False,
+                elem_id="model-options",
+            )
             with gr.Group():
                 forget_from = gr.Radio(
                     [("My own images", "uploads"), ("A built-in group", "group")],
@@ -132,6 +138,7 @@ def build_unlearn(studio: Studio) -> UnlearnTab:
         names = (
             "model",
             "checkpoint",
+            "model_options",
             "forget_from",
             "forget_files",
             "forget_group",
@@ -143,7 +150,7 @@ def build_unlearn(studio: Studio) -> UnlearnTab:
         fields = dict(zip(names, values[: len(names)], strict=True))
         for name in ("forget_files", "retain_files"):
             fields[name] = tuple(path for path, _ in fields[name] or ())
-        for name in ("forget_group", "retain_group", "checkpoint"):
+        for name in ("forget_group", "retain_group", "checkpoint", "model_options"):
             fields[name] = fields[name] or ""
         settings = dict(zip(advanced, values[len(names) :], strict=True))
         default = defaults()
@@ -177,10 +184,11 @@ def build_unlearn(studio: Studio) -> UnlearnTab:
     model.change(
         lambda name: (
             gr.Textbox(visible=MODELS[name].path is None, info=MODELS[name].source),
+            gr.Textbox(visible=MODELS[name].path is None),
             gr.Dropdown(info=f"{MODELS[name].description} Licence: {MODELS[name].licence}."),
         ),
         model,
-        [checkpoint, model],
+        [checkpoint, model_options, model],
         show_progress="hidden",
     )
     forget_from.change(
@@ -211,6 +219,7 @@ def build_unlearn(studio: Studio) -> UnlearnTab:
     inputs = [
         model,
         checkpoint,
+        model_options,
         forget_from,
         forget_files,
         forget_group,

@@ -149,13 +149,14 @@ def augment(
     generator: torch.Generator,
     scale: tuple[float, float] = (0.85, 1.1),
     shift: float = 0.1,
+    size: int | None = None,
 ) -> Tensor:
     """Flip, scale and shift each image (B, 3, S, S); edges are repeated where nothing is known.
 
     `scale` is the side of the part that is seen, in image sides; `shift` the largest offset of its
-    centre, in half sides.
+    centre, in half sides; `size` the side of the result, S by default.
     """
-    count = len(images)
+    count, size = len(images), size or images.shape[-1]
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=generator)
@@ -164,7 +165,7 @@ def augment(
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = zoom * flip, zoom
     theta[:, 0, 2], theta[:, 1, 2] = uniform(-shift, shift), uniform(-shift, shift)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    grid = F.affine_grid(theta, [count, 3, size, size], align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False).clamp(0, 1)
 
 

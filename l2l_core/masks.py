@@ -13,7 +13,7 @@ People write them as text:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -121,19 +121,20 @@ def _draw_half(count: int, grid: int, generator: torch.Generator) -> Tensor:
 
 
 def _draw_brush(count: int, grid: int, generator: torch.Generator) -> Tensor:
-    """Strokes until a quarter to six tenths of the cells are touched; the last one ends there."""
+    """The cells nearest to a wandering stroke, a quarter to six tenths of them."""
     hidden = _integer(max(1, grid**2 // 4), max(1, (6 * grid**2) // 10), generator)
-    masks = torch.zeros(count, grid, grid, dtype=torch.bool)
-    for sample in masks:
-        for painted in _strokes(8 * grid, generator):
-            touched = painted.view(grid, 8, grid, 8).any(dim=3).any(dim=1)
-            new = (touched & ~sample).nonzero()
-            room = hidden - int(sample.sum())
-            picked = new[torch.randperm(len(new), generator=generator)[:room]]
-            sample[picked[:, 0], picked[:, 1]] = True
-            if len(new) >= room:
-                break
-    return masks
+    start = torch.rand(count, 1, 2, generator=generator) * grid
+    turns = torch.randn(count, 6, 2, generator=generator) * grid / 3
+    corners = torch.cat([start, (start + turns.cumsum(dim=1)).clamp(0, grid)], dim=1)
+    ends = corners[:, :-1, None], corners[:, 1:, None]  # (B, segments, 1, 2)
+    axis = torch.arange(grid) + 0.5
+    places = torch.cartesian_prod(axis, axis)  # (cells, 2)
+    along = ends[1] - ends[0]
+    share = ((places - ends[0]) * along).sum(dim=3) / along.square().sum(dim=3).clamp_min(1e-6)
+    nearest = ends[0] + share.clamp(0, 1).unsqueeze(3) * along
+    distance = (places - nearest).norm(dim=3).amin(dim=1)  # (B, cells)
+    rank = distance.argsort(dim=1, stable=True).argsort(dim=1)
+    return (rank < hidden).view(count, grid, grid)
 
 
 _DRAWN: dict[str, Callable[[int, int, torch.Generator], Tensor]] = {
@@ -186,17 +187,10 @@ def _random(size: int, share: float, grid: int, generator: torch.Generator) -> T
 
 
 def _brush(size: int, share: float, generator: torch.Generator) -> Tensor:
-    """Strokes until they cover the share."""
-    strokes = _strokes(size, generator)
-    return next(painted for painted in strokes if painted.float().mean() >= share)
-
-
-def _strokes(size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """What is painted (size, size), bool, after each piece of endless strokes of random place,
-    direction, length and width."""
+    """Strokes of random place, direction, length and width until they cover the share."""
     canvas = Image.new("L", (size, size))
     pencil = ImageDraw.Draw(canvas)
-    while True:
+    while np.count_nonzero(np.asarray(canvas)) < share * size * size:
         x, y, angle, thickness = torch.rand(4, generator=generator).tolist()
         x, y, angle = x * size, y * size, angle * 2 * math.pi
         width = (0.06 + 0.1 * thickness) * size
@@ -208,8 +202,8 @@ def _strokes(size: int, generator: torch.Generator) -> Iterator[Tensor]:
             for centre in ((x, y), end):
                 box = [c - width / 2 for c in centre] + [c + width / 2 for c in centre]
                 pencil.ellipse(box, fill=255)
-            yield torch.from_numpy(np.array(canvas) > 0)
             x, y = end
+    return torch.from_numpy(np.array(canvas) > 0)
 
 
 def _mask_from_file(path: str, size: int) -> Tensor:

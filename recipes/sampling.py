@@ -40,12 +40,10 @@ class TrainingImages:
         Flipped, shifted, scaled, made lighter or darker; photographs are cropped harder.
         """
         picked = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        pixels, photo = self.pixels[picked].float() / 255, self.photo[picked]
-        moved = torch.where(
-            photo.view(-1, 1, 1, 1),
-            augment(pixels, generator, scale=(0.55, 1.0), shift=0.2),
-            augment(pixels, generator, scale=(0.85, 1.15), shift=0.12),
-        )
-        images = torch.nn.functional.interpolate(moved, size, mode="bilinear", antialias=True)
+        pixels = self.pixels[picked].float() / 255
+        images = torch.empty(count, 3, size, size)
+        for photo, scale, shift in ((True, (0.55, 1.0), 0.2), (False, (0.85, 1.15), 0.12)):
+            rows = self.photo[picked] == photo
+            images[rows] = augment(pixels[rows], generator, scale, shift, size)
         gamma = 0.85 + 0.33 * torch.rand(count, 1, 1, 1, generator=generator)
         return images.clamp(1e-4, 1).pow(gamma), picked

@@ -88,7 +88,7 @@ def test_every_forget_image_comes_equally_often():
 
 
 def test_skin_tones_do_not_crowd_out_the_rest():
-    retain = load_image_set(("builtin:people",), 8)
+    retain = load_image_set(("builtin:people",), 16)
     weights = Batches(retain, retain, 1, 0, False).retain_weights
     rowing = [
         w

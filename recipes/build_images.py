@@ -2,8 +2,8 @@
 
 Emoji: Microsoft Fluent Emoji 3D (MIT) from the npm package @lobehub/fluent-emoji-3d, named and
     grouped by emojibase-data (MIT). Photographs: recipes/photos.csv, from Debian's wallpaper
-    packages. Writes assets/builtin/images.zip and LICENSES.md beside it; the same sources give the
-    same bytes. Needs npm, apt-get and dpkg-deb."""
+    packages and scikit-image's wheel. Writes assets/builtin/images.zip and LICENSES.md beside it;
+    the same sources give the same bytes. Needs npm, apt-get and dpkg-deb."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import json
 import random
 import re
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -27,6 +28,8 @@ from l2l_core.models import assets_folder
 
 EMOJI, NAMES = "lobehub-fluent-emoji-3d-1.1.0", "emojibase-data-17.0.0"
 NPM = ("@lobehub/fluent-emoji-3d@1.1.0", "emojibase-data@17.0.0")
+WHEEL = "scikit-image"
+WHEEL_VERSION = "0.26.0"
 SIDE, QUALITY, CROPS = 128, 80, 16
 TEST_SHARE = 10  # one concept in ten is held out
 SHORT_GROUPS = {
@@ -37,7 +40,18 @@ SHORT_GROUPS = {
     "travel-places": "travel",
 }
 ROLES = re.compile("(wo)?m[ae]n|person|people|boys?|girls?|child|adult|old(er)?|mrs?")
+FAMILIES = {  # one design in several colours, sizes or directions, or with another numeral
+    "facing fist": "people: .*-facing fist",
+    "pushing hand": "people: .* pushing hand",
+    "clock face": "travel: .*(o’clock|-thirty)",
+    "moon phase": "travel: .* moon",
+    "number key": "symbols: keycap.*",
+    "coloured shape": "symbols: .*(square|circle|diamond|triangle pointed .*)",
+    "arrow sign": "symbols: .*arrow.*",
+    "punctuation": "symbols: .*(exclamation|question).* mark",
+}
 LICENCE_PAGES = {
+    "Public domain": "https://creativecommons.org/publicdomain/mark/1.0/",
     "CC0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
     "CC-BY-4.0": "https://creativecommons.org/licenses/by/4.0/",
     "CC-BY-SA-3.0": "https://creativecommons.org/licenses/by-sa/3.0/",
@@ -66,9 +80,10 @@ The same text is the licence of Microsoft Fluent Emoji.
 ## Photographs
 
 From Debian's packages, where each author's licence is recorded (for Plasma's wallpapers in each
-one's metadata). Crops stay under the licence of their photograph.
+one's metadata), and from scikit-image's wheel (in `skimage/data/_fetchers.py`). Crops
+stay under the licence of their photograph.
 
-| Title | Author | Licence | Debian package | File |
+| Title | Author | Licence | Package | File |
 |---|---|---|---|---|
 {photographs}
 """
@@ -84,7 +99,11 @@ def fetch(work: Path) -> None:
             command = ["tar", "xzf", f"{name}.tgz", "-C", name]
             subprocess.run(command, cwd=work, check=True)
     for package in sorted({row["package"] for row in photo_table()}):
-        if not (work / package).is_dir():
+        if not (work / package).is_dir() and package == WHEEL:
+            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+            subprocess.run([*command, f"{WHEEL}=={WHEEL_VERSION}"], cwd=work, check=True)
+            zipfile.ZipFile(next(work.glob("scikit_image-*.whl"))).extractall(work / package)
+        elif not (work / package).is_dir():
             subprocess.run(["apt-get", "download", package], cwd=work, check=True)
             archive = next(work.glob(f"{package}_*.deb"))
             subprocess.run(["dpkg-deb", "-x", archive.name, package], cwd=work, check=True)
@@ -103,7 +122,10 @@ def normalised_code(code: str) -> str:
 
 
 def concept_of(label: str, group: str) -> str:
-    """What an emoji shows without skin tone, gender or family members."""
+    """What an emoji shows without skin tone, gender or family members, or its family of designs."""
+    for family, pattern in FAMILIES.items():
+        if re.fullmatch(pattern, f"{group}: {label.split(':')[0] if group == 'people' else label}"):
+            return family
     if group != "people":
         return label
     base = label.split(":")[0].lower()
@@ -151,13 +173,14 @@ def emoji(work: Path) -> Iterator[tuple[BuiltinImage, Image.Image]]:
 def photographs(work: Path) -> Iterator[tuple[BuiltinImage, Image.Image]]:
     """Square crops of every photograph at several scales."""
     for row in photo_table():
-        path = work / row["package"] / "usr" / "share" / row["file"]
+        folder = work / row["package"]
+        path = (folder if row["package"] == WHEEL else folder / "usr" / "share") / row["file"]
         photo = Image.open(path).convert("RGB")
         photo.thumbnail((1024, 1024), Image.Resampling.LANCZOS)
         rng = random.Random(row["title"])
         short = min(photo.size)
         for number in range(CROPS):
-            side = round(short * (1 if number == 0 else rng.uniform(0.3, 0.9)))
+            side = round(short * (1 if number == 0 else rng.uniform(max(0.3, SIDE / short), 0.9)))
             left, top = (rng.randint(0, length - side) for length in photo.size)
             crop = photo.crop((left, top, left + side, top + side))
             slug = re.sub(r"\W+", "-", row["title"].lower())

@@ -1,4 +1,4 @@
-"""Train the built-in feature net: python recipes/train_features.py OUT.safetensors.
+"""Train the built-in feature net: python -m recipes.train_features OUT.safetensors.
 
 Cosine softmax over the concepts of the training split (emoji designs and photographs), with a
 second head for subgroups. Held-out quality is logged as the share of test images whose nearest
@@ -13,11 +13,11 @@ import time
 
 import torch
 import torch.nn.functional as F
-from sampling import TrainingImages
 from torch import Tensor, nn
 
 from l2l_core.evaluation.features import WIDTHS, FeatureNet
 from l2l_core.models.checkpoints import save_weights
+from recipes.sampling import TrainingImages
 
 BATCH, SIZE, SCALE = 128, 64, 16.0
 

@@ -1,4 +1,4 @@
-"""Train the built-in `mae-fluent`: python recipes/train_mae.py OUT [--without flags].
+"""Train the built-in `mae-fluent`: python -m recipes.train_mae OUT [--without flags].
 
 A masked autoencoder over 64×64 images in 8×8 patches that overlap by two pixels, on the built-in
 images. Holes are drawn as the studio uses them (random patches, centre, border, halves, brush
@@ -20,7 +20,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from sampling import TrainingImages
 from torch import Tensor, nn
 
 from l2l_core.evaluation.features import load_feature_net
@@ -29,6 +28,7 @@ from l2l_core.models import load_model
 from l2l_core.models.checkpoints import save_weights
 from l2l_core.models.layers import choose_attention
 from l2l_core.models.mae import MAEConfig, MAEView, MaskedAutoencoder
+from recipes.sampling import TrainingImages
 
 SIZE, BATCH = 64, 64
 KEPT = (8, 16, 24, 32, 40, 48, 56)  # few distinct lengths, so that compiled graphs are reused

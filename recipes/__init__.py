@@ -1,0 +1,1 @@
+"""How the built-in images and models were made, one command each."""

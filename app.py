@@ -20,12 +20,14 @@ def main() -> None:
     os.umask(0o077)  # uploads and weights are for this user's eyes
     if options.data:
         os.environ["L2L_DATA"] = str(options.data.absolute())
-    with socket.socket() as probe:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((options.host, options.port))
-        except OSError:
-            sys.exit(f"{options.host}:{options.port} is taken. Choose another: make run PORT=7861")
+        except OSError as error:
+            reason = error.strerror or "not possible"
+            sys.exit(f"Cannot listen on {options.host}:{options.port} ({reason}). Try PORT=7861.")
 
     from l2l_core.jobs.store import data_root
     from ui.processes import Children
@@ -45,6 +47,7 @@ def main() -> None:
             port=options.port,
             log_level="warning",
             access_log=False,
+            timeout_graceful_shutdown=2,  # open pages hold their connection
         )
     finally:
         children.stop()

@@ -58,17 +58,17 @@ class UnlearnRequest:
     split: str = "train"
     """Which side of the built-in split is trained on; the test side is kept for evaluation."""
 
-    alpha: float = 0.25
+    alpha: float = 0.5
     """Weight of the forget term against the retain term (equation 8's α)."""
     noise: str = "gaussian"
     """What forget images must look like to the encoder; see `unlearning/noise.py`."""
     masks: tuple[str, ...] = MASK_KINDS
     """Kinds of hole the steps cycle through."""
-    steps: int = 60
+    steps: int = 120
     """Optimiser steps."""
     batch_size: int = 32
     """Forget images a step, and as many retain images."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     """Peak rate of AdamW."""
     warmup: float = 0.1
     """Share of the steps over which the rate rises to its peak; then a half cosine down to 0."""
@@ -177,9 +177,9 @@ def load_mapping(path: str | Path) -> dict[str, Any]:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 30},
-    "balanced": {"steps": 60},
-    "thorough": {"steps": 200},
+    "quick": {"steps": 60},
+    "balanced": {"steps": 120},
+    "thorough": {"steps": 300},
 }
 """Named starting points; everything else stays at its default."""
 

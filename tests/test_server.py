@@ -27,7 +27,7 @@ def test_the_page_opens_and_names_its_visitor(client):
     answer = client.get("/")
     assert answer.status_code == 200
     cookie = answer.headers["set-cookie"]
-    assert "HttpOnly" in cookie and "SameSite=strict" in cookie
+    assert "HttpOnly" in cookie and "SameSite=lax" in cookie
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cache-control"] == "no-store"
     assert "set-cookie" not in client.get("/").headers  # it is known now
@@ -59,24 +59,88 @@ def test_downloads_are_for_the_owner(client, private_data):
     theirs = store.create(UnlearnRequest(forget=("builtin:flags",)), owner="0" * 32)
     for run in (mine, theirs):
         run.weights.write_bytes(b"weights")
-    assert client.get(f"/download/{mine.id}/weights").content == b"weights"
-    assert client.get(f"/download/{mine.id}/run").content.startswith(b"PK")
+    assert client.get(f"/files/{mine.id}/weights.safetensors").content == b"weights"
+    assert client.get(f"/files/{mine.id}/run.zip").content.startswith(b"PK")
     for path in (
-        f"/download/{theirs.id}/weights",
-        f"/download/{theirs.id}/run",
-        f"/download/{mine.id}/inputs",
-        "/download/..%2f..%2fetc/weights",
-        f"/download/{mine.id}/..%2fstate.json",
+        f"/files/{theirs.id}/weights.safetensors",
+        f"/files/{theirs.id}/run.zip",
+        f"/files/{mine.id}/inputs",
+        "/files/..%2f..%2fetc/weights.safetensors",
+        f"/files/{mine.id}/..%2fstate.json",
     ):
         assert client.get(path).status_code == 404, path
+    assert list((private_data / "tmp").glob("*.zip")) == []  # made for one download
     client.cookies.clear()
-    assert client.get(f"/download/{mine.id}/weights").status_code == 404
+    assert client.get(f"/files/{mine.id}/weights.safetensors").status_code == 404
+
+
+def test_a_body_that_grows_too_large_is_cut_off(private_data, monkeypatch):
+    monkeypatch.setattr("ui.server.BODY_LIMIT", 10_000)
+    with TestClient(build(private_data)) as client:
+        client.get("/")
+
+        def endless():
+            yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+            for _ in range(100):
+                yield b"0" * 1000
+
+        sent = {"content-type": "multipart/form-data; boundary=x"}  # and no content-length
+        answer = client.post("/gradio_api/upload", content=endless(), headers=sent)
+        assert answer.status_code == 413
+        assert client.get("/healthz").status_code == 200
+
+
+def test_no_other_site_may_read_answers(client):
+    for host in ("localhost", "studio.example"):
+        headers = {"origin": "https://evil.example", "host": host}
+        for answer in (
+            client.get("/config", headers=headers),
+            client.options("/config", headers=headers | {"access-control-request-method": "GET"}),
+        ):
+            assert "access-control-allow-origin" not in answer.headers
+
+
+def upload(client, content=b"not even a picture"):
+    client.get("/")
+    answer = client.post("/gradio_api/upload", files={"files": ("face.png", content)})
+    assert answer.status_code == 200
+    return answer.json()[0]
+
+
+def test_uploads_are_for_those_who_sent_them(client):
+    mine = upload(client)
+    assert client.get(f"/gradio_api/file={mine}").content == b"not even a picture"
+    app = client.app
+    for cookies in (None, {COOKIE: "s" * 40}):
+        stranger = TestClient(app, cookies=cookies)
+        assert stranger.get(f"/gradio_api/file={mine}").status_code == 404
+    twin = TestClient(app)
+    assert upload(twin) == mine  # the same picture, sent by somebody else too
+    assert twin.get(f"/gradio_api/file={mine}").status_code == 200
+    assert client.get(f"/gradio_api/file={mine}").status_code == 200
+
+
+def test_a_file_made_for_one_visitor_is_not_another_ones(client, private_data):
+    made = private_data / "tmp" / "canvas.png"
+    made.write_bytes(b"picture")
+    client.get("/")
+    assert client.get(f"/gradio_api/file={made}").status_code == 200
+    stranger = TestClient(client.app, cookies={COOKIE: "s" * 40})
+    assert stranger.get(f"/gradio_api/file={made}").status_code == 404
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/passwd", "../README.md", "%2e%2e/README.md", "file:///etc/passwd"]
+    "path",
+    [
+        "/etc/passwd",
+        "../README.md",
+        "%2e%2e/README.md",
+        "file:///etc/passwd",
+        "http://127.0.0.1:22/",
+    ],
 )
 def test_gradio_serves_no_files_of_the_machine(client, path):
+    client.get("/")
     assert client.get(f"/gradio_api/file={path}").status_code in (403, 404)
 
 

@@ -1,17 +1,26 @@
 """What the page can do, without a browser, a worker or Gradio."""
 
+import dataclasses
+import io
 import time
 
+import gradio as gr
 import pytest
 from PIL import Image
 
+from l2l_core.builtin import builtin_index, groups
 from l2l_core.config import ConfigError, UnlearnRequest
 from l2l_core.images import ImageError
 from l2l_core.jobs.client import CompareRequest
 from l2l_core.jobs.store import RunError
 from ui import html
-from ui.services import Form, Studio, difference, group_choices, group_thumbnails
-from ui.tab_compare import mask_text
+from ui.advanced import ONLY_BY_COMMAND, PLACED, advanced_settings
+from ui.catalogue import group_choices, group_title, members, thumbnails
+from ui.form import Form
+from ui.services import Studio
+from ui.tab_compare import drawing, mask_text
+from ui.uploads import check_uploads
+from ui.views import scores
 
 
 @pytest.fixture
@@ -30,7 +39,7 @@ def uploads(tmp_path):
 
 
 def group_form(**changes):
-    return Form(**{"forget_from": "group", "forget_group": "flags"} | changes)
+    return Form(**{"forget_groups": ("flags",)} | changes)
 
 
 def test_uploads_become_a_queued_run_without_their_names(studio, uploads):
@@ -40,6 +49,13 @@ def test_uploads_become_a_queued_run_without_their_names(studio, uploads):
     assert run.state.title == "3 uploaded images"
     everything = b"".join(p.read_bytes() for p in run.folder.rglob("*.json*"))
     assert b"aunt" not in everything
+
+
+def test_uploads_and_groups_together(studio, uploads):
+    form = Form(forget_files=uploads, forget_groups=("flags", "animals/animal-bird"))
+    run = studio.store.get(studio.submit(form, "me"))
+    assert run.request.forget == ("builtin:flags", "builtin:animals/animal-bird", "inputs:forget")
+    assert run.state.title == "flags, animals › bird and 3 uploaded images"
 
 
 def test_a_group_and_settings(studio):
@@ -52,15 +68,14 @@ def test_a_group_and_settings(studio):
 @pytest.mark.parametrize(
     ("form", "word"),
     [
-        (Form(), "no images to forget"),
+        (Form(), "nothing to forget"),
         (Form(forget_files=("missing.png",)), "missing.png"),
-        (group_form(forget_group=""), "Choose a built-in group"),
-        (group_form(retain_from="group"), "group to retain"),
-        (group_form(retain_from="group", retain_group="flags"), "forgotten and retained"),
+        (group_form(retain_from="groups"), "group to retain"),
+        (group_form(retain_from="groups", retain_groups=("flags",)), "also to be forgotten"),
         (group_form(retain_from="uploads"), "no images to retain"),
+        (group_form(forget_groups=tuple(groups())), "Everything built in"),
         (group_form(model="mae-vit-base"), "needs the path"),
         (group_form(settings={"alpha": -1}), "alpha"),
-        (group_form(checkpoint="w.pth", model_options="heads=3"), "JSON"),
         (group_form(settings={"masks": ["circle"]}), "masks"),
     ],
 )
@@ -73,9 +88,9 @@ def test_what_is_wrong_is_said_and_nothing_starts(studio, form, word):
 def test_bad_uploads_are_named_and_good_ones_kept(studio, uploads, tmp_path):
     bad = tmp_path / "broken.png"
     bad.write_bytes(b"nothing")
-    good, problems = studio.check_uploads([*uploads, str(bad)])
-    assert good == list(uploads)
-    assert len(problems) == 1 and problems[0].startswith("broken.png: ")
+    checked = check_uploads([*uploads, str(bad)])
+    assert checked.good == list(uploads) and checked.notes == []
+    assert len(checked.problems) == 1 and checked.problems[0].startswith("broken.png: ")
     with pytest.raises(ImageError, match=r"broken\.png"):
         studio.submit(Form(forget_files=(*uploads, str(bad))), "me")
 
@@ -101,31 +116,37 @@ def test_the_view_follows_the_run(studio):
         run.log("step", step=step, steps=60, retain=0.01, forget=0.5, eta=30.0, seconds=0.5)
     run.log("preview", step=0)
     view = studio.view(run_id, "me")
-    assert view.active and view.losses == [(1, 0.01, 0.5), (2, 0.01, 0.5)]
-    assert "Step 2 of 60 · about 30 s left" in view.detail and view.preview_step == 0
+    assert view.active and view.losses == ((1, 0.01, 0.5), (2, 0.01, 0.5))
+    assert view.facts[:2] == (("Step", "2 of 60"), ("Left", "about 30 s"))
+    assert view.preview_step == 0
+    run.request_cancel()
+    assert studio.view(run_id, "me").stopping
+    run.log("stage", text="Writing the weights")
+    assert studio.view(run_id, "me").facts == (("Now", "Writing the weights"),)
     run.set_state(status="failed", message="The disk is full.")
     view = studio.view(run_id, "me")
     assert not view.active and "The disk is full." in view.headline
 
 
 def test_the_page_opens_on_the_run_that_is_going(studio):
-    assert studio.current("me") is None
+    assert studio.current("me") == ""
     first = studio.submit(group_form(), "me")
     second = studio.submit(group_form(preset="quick"), "me")
     assert studio.current("me") == first
     studio.store.get(first).set_state(status="done")
     assert studio.current("me") == second
     studio.store.get(second).set_state(status="done")
-    assert studio.current("me") == second and studio.current("else") is None
+    assert studio.current("me") == second and studio.current("else") == ""
 
 
 def test_others_runs_do_not_exist(studio):
     run_id = studio.submit(group_form(), "me")
     for act in (
         lambda: studio.view(run_id, "you"),
-        lambda: studio.preview(run_id, "you", "forget-input"),
+        lambda: studio.previews(run_id, "you", 0),
         lambda: studio.cancel(run_id, "you"),
         lambda: studio.erase(run_id, "you"),
+        lambda: studio.download(run_id, "you", "run.zip", studio.store.root),
         lambda: studio.compare(CompareRequest(run_id), "you"),
     ):
         with pytest.raises(RunError, match="no such run"):
@@ -141,9 +162,64 @@ def test_erase_says_what_it_erased(studio, uploads):
 
 def test_groups_for_choosing():
     labels = dict(group_choices())
-    assert labels["flags (253)"] == "flags"
+    assert labels[f"flags ({len(members(['flags']))})"] == "flags"
     assert any(value.startswith("people/") for value in labels.values())
-    assert len(group_thumbnails("flags", count=5)) == 5
+    assert group_title("animals/animal-bird") == "animals › bird"
+    assert group_title("people/hands") == "people › hands"
+    assert len(thumbnails(("flags",), 5)) == 5
+    assert len(set(thumbnails(("flags", "food"), 8))) == 8
+
+
+def test_the_summary_counts_what_is_forgotten_and_kept(uploads):
+    assert Form().summary() == ""
+    trained = [image for image in builtin_index() if image.split == "train"]
+    flags = sum(image.group == "flags" for image in trained)
+    said = Form(forget_files=uploads, forget_groups=("flags",)).summary()
+    assert said.startswith(f"Forgets flags ({flags} images, ")
+    assert said.endswith(
+        f" held out) and 3 uploaded images. Retains {len(trained) - flags:,} built-in images."
+    )
+    own = Form(forget_groups=("flags",), retain_from="uploads", retain_files=uploads).summary()
+    assert "Retains 3 uploaded images" in own
+
+
+def test_previews_of_the_step_that_is_asked_for(studio):
+    run = studio.store.get(studio.submit(group_form(), "me"))
+    for name in ("forget-input", "forget-000010", "forget-000020", "retain-original"):
+        (run.previews / f"{name}.png").write_bytes(name.encode())
+    found = studio.previews(run.id, "me", 20)
+    assert found == {
+        "forget-input": b"forget-input",
+        "forget-now": b"forget-000020",
+        "retain-original": b"retain-original",
+    }
+
+
+def metrics(retain_after, forget_after):
+    def cosine(before, after, **more):
+        return {"n": 9, "cosine": {"before": before, "after": after, **more}}
+
+    return {
+        "sets": {
+            "retain": cosine(0.8, retain_after),
+            "neighbours": cosine(0.7, 0.7),
+            "forget": cosine(0.9, forget_after, noise=0.4) | {"held_out": True},
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("retain_after", "forget_after", "words"),
+    [
+        (0.79, 0.41, ["destroyed", "kept", "kept"]),
+        (0.7, 0.6, ["partly gone", "kept", "changed"]),
+        (0.81, 0.9, ["still there", "kept", "kept"]),
+    ],
+)
+def test_the_verdict_follows_the_numbers(retain_after, forget_after, words):
+    found = scores(metrics(retain_after, forget_after))
+    assert [score.role for score in found] == ["forget", "nearest", "retain"]
+    assert [score.word for score in found] == words
 
 
 def test_names_in_the_page_are_escaped(studio):
@@ -152,19 +228,13 @@ def test_names_in_the_page_are_escaped(studio):
     assert "<script>" not in html.status(studio.view(run_id, "me"))
 
 
-def test_difference_is_black_where_pictures_agree():
-    import io
-
-    def png(colour):
-        buffer = io.BytesIO()
-        Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
-        return buffer.getvalue()
-
-    def first_pixel(data):
-        return Image.open(io.BytesIO(data)).getpixel((0, 0))
-
-    assert first_pixel(difference(png((9, 9, 9)), png((9, 9, 9)))) == (0, 0, 0)
-    assert first_pixel(difference(png((10, 0, 0)), png((0, 0, 200)))) == (30, 0, 255)
+def test_a_drawing_is_its_painted_layer():
+    layer = Image.new("RGBA", (20, 20))
+    assert drawing(None) is drawing({"layers": []}) is drawing({"layers": [layer]}) is None
+    layer.putpixel((3, 4), (200, 0, 0, 255))
+    painted = drawing({"layers": [layer]})
+    assert painted is not None
+    assert Image.open(io.BytesIO(painted)).getchannel("A").getbbox() == (3, 4, 4, 5)
 
 
 @pytest.mark.parametrize(
@@ -173,3 +243,11 @@ def test_difference_is_black_where_pictures_agree():
 )
 def test_tasks_are_masks(task, text):
     assert mask_text(task, "left", 0.5) == text
+
+
+def test_every_setting_has_a_place():
+    names = {f.name for f in dataclasses.fields(UnlearnRequest)}
+    with gr.Blocks():
+        shown = set(advanced_settings())
+    assert not shown & {*PLACED, *ONLY_BY_COMMAND}
+    assert shown | {*PLACED, *ONLY_BY_COMMAND} == names

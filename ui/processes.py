@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
-RESTART_SECONDS = 2.0
+SOONEST, LATEST = 1.0, 30.0
+"""Seconds to wait before a child is started again; doubles while it keeps dying at once."""
 
 
 class Children:
@@ -21,17 +22,22 @@ class Children:
         self.root = root
         self.commands = commands
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.stopping = threading.Event()
+        self._stopping = threading.Event()
+        self._keepers: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start all, and a thread that starts again what dies."""
+        """Start all; each is started again when it dies."""
         for command in self.commands:
             self._launch(command)
-        threading.Thread(target=self._watch, daemon=True).start()
+            keeper = threading.Thread(target=self._keep, args=(command,), daemon=True)
+            self._keepers.append(keeper)
+            keeper.start()
 
     def stop(self, patience: float = 10.0) -> None:
         """Ask all to leave (the worker saves its run), then insist."""
-        self.stopping.set()
+        self._stopping.set()
+        for keeper in self._keepers:
+            keeper.join(2)
         for process in self.processes.values():
             process.terminate()
         until = time.monotonic() + patience
@@ -42,17 +48,22 @@ class Children:
                 process.kill()
 
     def _launch(self, command: str) -> None:
-        environment = os.environ | {"L2L_DATA": str(self.root)}
-        arguments = [sys.executable, "-m", "l2l_core", command, "--parent", str(os.getpid())]
         self.processes[command] = subprocess.Popen(
-            arguments, env=environment, cwd=Path(__file__).parents[1]
+            [sys.executable, "-m", "l2l_core", command, "--parent", str(os.getpid())],
+            env=os.environ | {"L2L_DATA": str(self.root)},
+            cwd=Path(__file__).parents[1],
+            start_new_session=True,  # Ctrl-C is ours to pass on, in order
         )
 
-    def _watch(self) -> None:
-        while not self.stopping.wait(RESTART_SECONDS):
-            for command, process in list(self.processes.items()):
-                if process.poll() is not None and not self.stopping.is_set():
-                    logger.warning(
-                        "The %s stopped (%s); starting it again", command, process.poll()
-                    )
-                    self._launch(command)
+    def _keep(self, command: str) -> None:
+        pause = SOONEST
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            while self.processes[command].poll() is None:
+                if self._stopping.wait(0.5):
+                    return
+            pause = SOONEST if time.monotonic() - began > LATEST else min(2 * pause, LATEST)
+            code = self.processes[command].returncode
+            logger.warning("The %s stopped (%s); starting it again", command, code)
+            if not self._stopping.wait(pause):
+                self._launch(command)

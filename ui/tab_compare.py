@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import io
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
-from l2l_core.images import read_image, to_png
-from l2l_core.jobs.client import CompareRequest
+from l2l_core.images import fit_square, to_png
+from l2l_core.jobs.client import CompareRequest, CompareRow
+from l2l_core.models import assets_folder
 from ui import html, text
 from ui.services import Studio, UserError
+from ui.uploads import read_uploads
 from ui.visitor import owner
 
+SCRIPT = assets_folder() / "compare.js"
 CANVAS = 320
+INK = "#e11d48"
+DEFAULT_EXTENT = {"centre": 0.5, "border": 0.2, "side": 0.5, "random": 0.75}
+QUIET: dict[str, Any] = {"show_progress": "hidden"}
 
 
 @dataclass(frozen=True)
@@ -24,61 +32,88 @@ class CompareTab:
     """What the page wires to other tabs."""
 
     run: gr.Dropdown
-    inputs: list[gr.components.Component]
-    shown: list[gr.components.Component]
-    refresh: Callable[..., Any]
-    show: Callable[..., Any]
+    choices: Callable[..., gr.Dropdown]
+    """(wanted run id, request) -> the dropdown with one's runs; its change shows the run."""
 
 
-def build_compare(studio: Studio) -> CompareTab:
-    """Build the tab."""
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=1, min_width=260, elem_classes="l2l-setup"):
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows: which comparison, and an image of it to draw on."""
+
+    request: CompareRequest | None = None
+    canvas: bytes | None = None
+
+
+def build_compare(studio: Studio, scratch: Path) -> CompareTab:
+    """Build the tab; pictures to draw on go through the folder `scratch`."""
+    shown, page = gr.State(Shown()), gr.State(0)
+    with gr.Row(equal_height=False, elem_classes="l2l-columns"):
+        with gr.Column(scale=3, min_width=270, elem_classes="l2l-card"):
             run = gr.Dropdown([], label="Run", elem_id="compare-run")
-            task = gr.Radio(text.TASKS, value="centre", label="Task", elem_id="task")
+            task = gr.Radio(
+                text.TASKS,
+                value="centre",
+                label="Task",
+                elem_id="task",
+                elem_classes="l2l-segments l2l-list",
+            )
             side = gr.Radio(
-                [("Left", "left"), ("Right", "right"), ("Top", "up"), ("Bottom", "down")],
+                text.SIDES,
                 value="right",
-                label="Side",
+                show_label=False,
                 visible=False,
+                elem_id="side",
+                elem_classes="l2l-segments",
             )
             extent = gr.Slider(
-                0.1, 0.9, value=0.5, step=0.05, label="Size of the hole", elem_id="extent"
+                0.1, 0.9, 0.5, step=0.05, label=text.SIZES["centre"], elem_id="extent", buttons=[]
             )
+            extra = gr.Gallery(
+                label=text.TRY,
+                interactive=True,
+                type="filepath",
+                columns=4,
+                fit_columns=False,
+                height=130,
+                object_fit="cover",
+                allow_preview=False,
+                file_types=["image"],
+                buttons=[],
+                elem_id="extra",
+                elem_classes="l2l-drop",
+            )
+            with gr.Row():
+                count = gr.Slider(
+                    1, 12, 4, step=1, label="Samples of each", min_width=120, buttons=[]
+                )
+                seed = gr.Number(0, label="Seed", precision=0, min_width=80)
+            with gr.Row():
+                more = gr.Button("Other samples", size="sm", elem_id="more")
+                go = gr.Button("Compare", variant="primary", size="sm", elem_id="compare")
+        with gr.Column(scale=9, min_width=320):
+            told = gr.HTML(elem_id="verdict")
             canvas = gr.ImageMask(
-                value=None,
                 type="pil",
                 layers=False,
                 fixed_canvas=True,
                 canvas_size=(CANVAS, CANVAS),
                 transforms=(),
                 sources=(),
-                brush=gr.Brush(colors=["#ffffff"], color_mode="fixed", default_size=36),
-                label="Paint the hole",
+                buttons=[],
+                brush=gr.Brush(colors=[INK], color_mode="fixed", default_size=32),
+                show_label=False,
+                height=CANVAS + 110,
                 visible=False,
                 elem_id="canvas",
             )
-            extra = gr.File(
-                label="Try further images",
-                file_count="multiple",
-                file_types=["image"],
-                height=120,
-                elem_id="extra",
-            )
-            with gr.Row():
-                count = gr.Slider(1, 12, value=4, step=1, label="Samples", min_width=120)
-                page = gr.Number(0, label="Page", precision=0, minimum=0, min_width=80)
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=80)
-            go = gr.Button("Compare", variant="primary", elem_id="compare")
-        with gr.Column(scale=3, min_width=320):
-            verdict = gr.Markdown(text.PRESS_COMPARE, elem_id="verdict")
-            grid = gr.HTML(elem_id="grid")
-    sample = gr.State(None)  # the first true image that is shown, to draw on
+            grid = gr.HTML(elem_id="grid", js_on_load=SCRIPT.read_text(encoding="utf-8"))
 
-    def refresh(request: gr.Request) -> Any:
-        choices = studio.comparable(owner(request))
-        value = choices[0][1] if choices else None
-        return gr.Dropdown(choices, value=value, info=None if choices else text.NO_RUN_TO_COMPARE)
+    def choices(wanted: str | None, request: gr.Request) -> gr.Dropdown:
+        found = studio.comparable(owner(request))
+        ids = [view.run_id for view in found]
+        labels = [f"{view.title} · {view.step} steps · {view.when[13:18]}" for view in found]
+        value = wanted if wanted in ids else next(iter(ids), None)
+        return gr.Dropdown([*zip(labels, ids, strict=True)], value=value)
 
     def show(
         run_id: str | None,
@@ -86,58 +121,76 @@ def build_compare(studio: Studio) -> CompareTab:
         where: str,
         share: float,
         drawn: dict[str, Any] | None,
-        files: list[str] | None,
+        files: list[Any] | None,
         samples: float,
-        number: float,
-        chance: float,
+        chance: float | None,
+        number: int,
+        before: Shown,
         request: gr.Request,
-    ) -> tuple[str, str, bytes | None]:
+    ) -> tuple[Any, Any, Any]:
         if not run_id:
-            raise gr.Error(text.NO_RUN_TO_COMPARE)
+            return html.nothing_to_compare(), "", Shown()
+        painting = drawing(drawn) if kind == "drawn" else None
+        if kind == "drawn" and painting is None:
+            return html.note(text.PAINT_FIRST, "hint"), gr.skip(), gr.skip()
         try:
-            rows = studio.compare(
-                CompareRequest(
-                    run_id=run_id,
-                    mask=mask_text(kind, where, share),
-                    seed=int(chance),
-                    count=int(samples),
-                    page=int(number),
-                    drawing=_drawing(drawn) if kind == "drawn" else None,
-                    extra=tuple(to_png(read_image(path).image) for path in files or ()),
-                ),
-                owner(request),
+            wanted = CompareRequest(
+                run_id=run_id,
+                mask=mask_text(kind, where, share),
+                seed=int(chance or 0),
+                count=int(samples),
+                page=number,
+                drawing=painting,
+                extra=tuple(map(to_png, read_uploads([path for path, _ in files or ()]))),
             )
+            if wanted == before.request:
+                return gr.skip(), gr.skip(), gr.skip()
+            rows = studio.compare(wanted, owner(request))
             view = studio.view(run_id, owner(request))
         except UserError as error:
-            raise gr.Error(str(error), duration=10) from error
-        verdict_text = view.verdict or text.PRESS_COMPARE
-        return verdict_text, html.comparison(rows), rows[0].truth if rows else None
+            return html.note(str(error), "problem"), gr.skip(), gr.skip()
+        return html.compared(view), html.comparison(rows), Shown(wanted, _to_draw_on(rows))
 
-    def choose_task(kind: str, truth: bytes | None) -> tuple[Any, ...]:
-        largest = 0.45 if kind == "border" else 0.9
+    def choose_task(kind: str, now: Shown) -> tuple[Any, Any, Any]:
+        drawing_on = _canvas_file(scratch, now.canvas) if kind == "drawn" else None
         return (
             gr.Radio(visible=kind == "side"),
             gr.Slider(
                 visible=kind != "drawn",
-                maximum=largest,
-                value=0.15 if kind == "border" else 0.75 if kind == "random" else 0.5,
+                maximum=0.45 if kind == "border" else 0.9,
+                value=DEFAULT_EXTENT.get(kind, 0.5),
+                label=text.SIZES.get(kind, ""),
             ),
-            gr.ImageMask(
-                value=_canvas(truth) if kind == "drawn" else None, visible=kind == "drawn"
-            ),
+            gr.ImageMask(value=drawing_on, visible=kind == "drawn"),
         )
 
-    inputs = [run, task, side, extent, canvas, extra, count, page, seed]
-    task.change(choose_task, [task, sample], [side, extent, canvas], show_progress="hidden")
-    go.click(
-        show,
-        inputs,
-        [verdict, grid, sample],
-        concurrency_id="completer",
-        concurrency_limit=1,
-        show_progress_on=[verdict],
+    comparing: dict[str, Any] = {
+        "fn": show,
+        "inputs": [run, task, side, extent, canvas, extra, count, seed, page, shown],
+        "outputs": [told, grid, shown],
+        "concurrency_id": "completer",
+        "concurrency_limit": 1,
+        "show_progress": "minimal",
+        "show_progress_on": [told],
+        "trigger_mode": "always_last",
+    }
+    gr.on(
+        [
+            run.change,
+            side.input,
+            extent.release,
+            count.release,
+            seed.submit,
+            extra.upload,
+            extra.delete,
+            page.change,
+            go.click,
+        ],
+        **comparing,
     )
-    return CompareTab(run, inputs, [verdict, grid, sample], refresh, show)
+    task.input(choose_task, [task, shown], [side, extent, canvas], **QUIET).then(**comparing)
+    more.click(lambda number: number + 1, page, page, **QUIET)
+    return CompareTab(run, choices)
 
 
 def mask_text(task: str, side: str, extent: float) -> str:
@@ -147,18 +200,23 @@ def mask_text(task: str, side: str, extent: float) -> str:
     return f"{side if task == 'side' else task}:{extent:g}"
 
 
-def _canvas(truth: bytes | None) -> Image.Image:
-    """What is drawn on: a true image, else a plain square."""
-    if truth is None:
-        return Image.new("RGB", (CANVAS, CANVAS), "#64748b")
-    return Image.open(io.BytesIO(truth)).convert("RGB").resize((CANVAS, CANVAS))
-
-
-def _drawing(drawn: dict[str, Any] | None) -> bytes | None:
-    """The painted layer as a PNG with its transparency."""
+def drawing(drawn: dict[str, Any] | None) -> bytes | None:
+    """The painted layer as a PNG with its transparency; None if nothing is painted."""
     layers = (drawn or {}).get("layers") or []
     if not layers:
         return None
-    buffer = io.BytesIO()
-    layers[0].convert("RGBA").save(buffer, "PNG")
-    return buffer.getvalue()
+    layer = layers[0].convert("RGBA")
+    return to_png(layer) if layer.getchannel("A").getbbox() else None
+
+
+def _to_draw_on(rows: list[CompareRow]) -> bytes | None:
+    own = [row.truth for row in rows if row.role == "extra"]
+    return next(iter([*own, *(row.truth for row in rows)]), None)
+
+
+def _canvas_file(scratch: Path, truth: bytes | None) -> str:
+    """A picture to draw on, in a file of its own; without a sample a plain one."""
+    image = Image.open(io.BytesIO(truth)) if truth else Image.new("RGB", (1, 1), "#cbd5e1")
+    path = scratch / f"canvas-{secrets.token_hex(16)}.png"  # so that its address is one visitor's
+    fit_square(image, CANVAS).save(path)
+    return str(path)

@@ -1,65 +1,58 @@
-"""The Runs tab: one's own runs; keep them, or erase them."""
+"""The Runs tab: one's own runs; watch, compare, keep or erase them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from l2l_core.models import assets_folder
 from ui import html, text
 from ui.services import Studio, UserError
 from ui.visitor import owner
 
-HEADINGS = ["Started (UTC)", "What", "Status", "Steps", "α", "Noise", "Run"]
+SCRIPT = assets_folder() / "runs.js"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The button that was pressed last, and its run."""
+
+    action: str = ""
+    run_id: str = ""
 
 
 @dataclass(frozen=True)
 class RunsTab:
     """What the page wires to other tabs."""
 
-    table: gr.Dataframe
-    run: gr.Dropdown
-    refresh: Callable[..., Any]
+    chosen: gr.State
+    acted: Any
+    """The event after which `chosen` holds what was pressed."""
+    refresh: dict[str, Any]
+    """Arguments for an event that lists the runs anew."""
 
 
 def build_runs(studio: Studio) -> RunsTab:
     """Build the tab."""
-    table = gr.Dataframe(
-        headers=HEADINGS, interactive=False, label="Your runs", elem_id="runs", buttons=[]
-    )
-    with gr.Row(equal_height=True):
-        run = gr.Dropdown([], label="Run", elem_id="chosen-run", scale=3)
-        stop = gr.Button("Cancel", scale=1)
-        erase = gr.Button("Erase", elem_id="erase", scale=1)
-    links = gr.HTML()
-    gr.Markdown(text.RELOAD)
+    chosen = gr.State(Chosen())
+    listing = gr.HTML(html.runs([]), elem_id="runs", js_on_load=SCRIPT.read_text(encoding="utf-8"))
+    gr.Markdown(text.RELOAD.format(model="mae-fluent"), elem_classes="l2l-fine")
 
-    def refresh(request: gr.Request) -> tuple[Any, Any]:
-        rows = studio.history(owner(request))
-        choices = [(f"{row[1]} · {row[0]} · {row[2]}", row[-1]) for row in rows]
-        return rows, gr.Dropdown(choices, value=rows[0][-1] if rows else None)
+    def refresh(request: gr.Request) -> str:
+        return html.runs(studio.history(owner(request)))
 
-    def act(action: Callable[[str, str], str]) -> Callable[..., None]:
-        def handler(run_id: str | None, request: gr.Request) -> None:
-            if not run_id:
-                raise gr.Error("Choose a run first.")
-            try:
-                gr.Info(action(run_id, owner(request)), duration=10)
-            except UserError as error:
-                raise gr.Error(str(error)) from error
+    def act(event: gr.EventData, request: gr.Request) -> tuple[str, Chosen]:
+        pressed = Chosen(str(event.action), str(event.run))
+        try:
+            if pressed.action == "cancel":
+                gr.Info(studio.cancel(pressed.run_id, owner(request)), duration=6)
+            elif pressed.action == "erase":
+                gr.Info(studio.erase(pressed.run_id, owner(request)), duration=12)
+        except UserError as error:
+            raise gr.Error(str(error)) from error
+        return refresh(request), pressed
 
-        return handler
-
-    run.change(
-        lambda run_id: html.download_links(run_id) if run_id else "",
-        run,
-        links,
-        show_progress="hidden",
-    )
-    for button, action in ((stop, studio.cancel), (erase, studio.erase)):
-        button.click(act(action), run, show_progress="hidden").success(
-            refresh, outputs=[table, run], show_progress="hidden"
-        )
-    return RunsTab(table, run, refresh)
+    acted = listing.click(act, outputs=[listing, chosen], show_progress="hidden")
+    return RunsTab(chosen, acted, {"fn": refresh, "outputs": listing, "show_progress": "hidden"})

@@ -8,331 +8,294 @@ from typing import Any
 
 import gradio as gr
 
-from l2l_core.config import MASK_KINDS, NOISE_KINDS, PRECISIONS, UnlearnRequest, field_docs
-from l2l_core.models import MODELS
 from ui import html, text
-from ui.plots import curves
-from ui.services import (
-    Form,
-    Studio,
-    UserError,
-    View,
-    defaults,
+from ui.advanced import advanced_settings
+from ui.catalogue import (
     group_choices,
-    group_thumbnails,
+    members,
+    model_choices,
+    model_note,
+    needs_checkpoint,
+    thumbnails,
 )
+from ui.form import Form, defaults
+from ui.services import Studio, UserError
+from ui.uploads import check_uploads
 from ui.visitor import owner
 
-EXAMPLE_GROUP = "flags"
+SHOWN_THUMBNAILS = 14
+Component = gr.components.Component
+QUIET: dict[str, Any] = {"show_progress": "hidden"}
 
 
 @dataclass(frozen=True)
 class UnlearnTab:
     """What the page wires to other tabs."""
 
-    attach: Callable[..., Any]
-    watched: list[gr.components.Component]
+    run: gr.State
+    """The id of the run that is shown."""
+    attach: Callable[[gr.Request], str]
+    """The run a page that opens should show."""
+    watch: dict[str, Any]
+    """Arguments for an event that shows `run` as it is now."""
     to_compare: gr.Button
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the page shows already, so that only changes are sent."""
+
+    run_id: str = ""
+    stamp: tuple[Any, ...] = ()
+    preview: int | None = None
+    ticking: bool = False
 
 
 def build_unlearn(studio: Studio) -> UnlearnTab:
     """Build the tab."""
-    groups = group_choices()
     run = gr.State("")
-    seen = gr.State(())  # what the page shows already: (run, steps, preview, status)
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=5, min_width=320, elem_classes="l2l-setup"):
-            example = gr.Button("Try the example: forget all flags", size="sm", elem_id="example")
-            model = gr.Dropdown(
-                [(spec.title, spec.name) for spec in MODELS.values()],
-                value="mae-fluent",
-                label="Model",
-                info=MODELS["mae-fluent"].description,
-                elem_id="model",
-            )
-            checkpoint = gr.Textbox(
-                label="Path of its weights, on this machine", visible=False, elem_id="checkpoint"
-            )
-            model_options = gr.Textbox(
-                label="Options its shapes cannot tell",
-                placeholder='{"heads": 12, "norm_pix_loss": true}',
-                visible=False,
-                elem_id="model-options",
-            )
-            with gr.Group():
-                forget_from = gr.Radio(
-                    [("My own images", "uploads"), ("A built-in group", "group")],
-                    value="uploads",
-                    label="1 · Forget",
-                    elem_id="forget-from",
-                )
-                forget_files = gr.Gallery(
-                    interactive=True,
-                    type="filepath",
-                    file_types=["image"],
-                    columns=5,
-                    height=190,
-                    object_fit="cover",
-                    show_label=False,
-                    sources=["upload", "clipboard"],
-                    buttons=[],
-                    elem_id="forget-files",
-                )
-                problems = gr.Markdown(visible=False, elem_id="problems", container=True)
-                forget_group = gr.Dropdown(
-                    groups, value=None, label="Group", visible=False, elem_id="forget-group"
-                )
-                group_strip = gr.HTML(visible=False)
-            with gr.Group():
-                retain_from = gr.Radio(
-                    text.RETAIN_CHOICES, value="proxy", label="2 · Retain", elem_id="retain-from"
-                )
-                retain_group = gr.Dropdown(groups, value=None, label="Group", visible=False)
-                retain_files = gr.Gallery(
-                    interactive=True,
-                    type="filepath",
-                    file_types=["image"],
-                    columns=5,
-                    height=190,
-                    object_fit="cover",
-                    show_label=False,
-                    sources=["upload", "clipboard"],
-                    buttons=[],
-                    visible=False,
-                    elem_id="retain-files",
-                )
-            preset = gr.Radio(
-                text.PRESETS, value="balanced", label="3 · How hard", elem_id="preset"
-            )
-            with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-                advanced = _advanced_settings()
+    with gr.Row(equal_height=False, elem_classes="l2l-columns"):
+        with gr.Column(scale=5, min_width=320):
+            fields, problem = _form(studio)
             start = gr.Button("Unlearn", variant="primary", size="lg", elem_id="start")
-        with gr.Column(scale=7, min_width=320):
-            status = gr.HTML(html.status(None), elem_id="status")
-            with gr.Row():
-                stop = gr.Button("Cancel", size="sm", visible=False, elem_id="stop")
-                to_compare = gr.Button(
-                    "Compare before and after",
-                    variant="primary",
-                    visible=False,
-                    elem_id="to-compare",
-                )
-            links = gr.HTML(visible=False, elem_id="links")
-            preview = gr.HTML(elem_id="preview")
-            plot = gr.LinePlot(
-                curves([]),
-                x="step",
-                y="loss",
-                color="term",
-                color_map={"retain": "#0d9488", "forget": "#e11d48"},
-                height=220,
-                show_label=False,
-                visible=False,
-                elem_id="curves",
-                buttons=[],
-            )
-    timer = gr.Timer(1.0)
-    watched = [run, seen, status, stop, to_compare, links, preview, plot, timer]
+        with gr.Column(scale=6, min_width=320):
+            watch, to_compare, stop = _watcher(studio, run)
 
-    def form(*values: Any) -> Form:
-        names = (
-            "model",
-            "checkpoint",
-            "model_options",
-            "forget_from",
-            "forget_files",
-            "forget_group",
-            "retain_from",
-            "retain_files",
-            "retain_group",
-            "preset",
-        )
-        fields = dict(zip(names, values[: len(names)], strict=True))
-        for name in ("forget_files", "retain_files"):
-            fields[name] = tuple(path for path, _ in fields[name] or ())
-        for name in ("forget_group", "retain_group", "checkpoint", "model_options"):
-            fields[name] = fields[name] or ""
-        settings = dict(zip(advanced, values[len(names) :], strict=True))
-        default = defaults()
-        changed = {k: v for k, v in settings.items() if _differs(v, default[k])}
-        return Form(**fields, settings=changed)
-
-    def submit(request: gr.Request, *values: Any) -> str:
+    def submit(request: gr.Request, *values: Any) -> tuple[Any, str]:
         try:
-            return studio.submit(form(*values), owner(request))
+            return studio.submit(_filled(fields, values), owner(request)), ""
         except UserError as error:
-            raise gr.Error(str(error), title="Not started", duration=12) from error
+            return gr.skip(), html.note(str(error), "problem")
 
-    def watch(run_id: str, shown: tuple[Any, ...], request: gr.Request) -> list[Any]:
-        return _update(studio, run_id, shown, owner(request))
-
-    def attach(request: gr.Request) -> list[Any]:
-        return _update(studio, studio.current(owner(request)) or "", (), owner(request))
+    def attach(request: gr.Request) -> str:
+        return studio.current(owner(request))
 
     def cancel(run_id: str, request: gr.Request) -> None:
         try:
-            gr.Info(studio.cancel(run_id, owner(request)), duration=4)
+            studio.cancel(run_id, owner(request))
         except UserError as error:
             raise gr.Error(str(error)) from error
 
-    def check(files: list[Any] | None) -> tuple[Any, Any]:
-        paths = [path for path, _ in files or ()]
-        good, bad = studio.check_uploads(paths)
-        told = "**Left out:**\n" + "\n".join(f"- {line}" for line in bad)
-        return (good if bad else gr.skip()), gr.Markdown(told if bad else "", visible=bool(bad))
+    start.click(submit, [*fields.values()], [run, problem], trigger_mode="once", **QUIET).then(
+        **watch
+    ).then(None, js="() => document.querySelector('#status').scrollIntoView({block: 'nearest'})")
+    stop.click(cancel, run, **QUIET).then(**watch)
+    return UnlearnTab(run, attach, watch, to_compare)
 
-    model.change(
-        lambda name: (
-            gr.Textbox(visible=MODELS[name].path is None, info=MODELS[name].source),
-            gr.Textbox(visible=MODELS[name].path is None),
-            gr.Dropdown(info=f"{MODELS[name].description} Licence: {MODELS[name].licence}."),
-        ),
-        model,
-        [checkpoint, model_options, model],
-        show_progress="hidden",
+
+def _form(studio: Studio) -> tuple[dict[str, Component], gr.HTML]:
+    """Every input by its name in `Form` or `UnlearnRequest`, and where problems are told."""
+    groups = group_choices()
+    with gr.Row(elem_classes="l2l-top", equal_height=True):
+        model = gr.Dropdown(
+            model_choices(), value="mae-fluent", label="Model", elem_id="model", scale=3
+        )
+        example = gr.Button(text.EXAMPLE, size="md", elem_id="example", scale=1, min_width=150)
+    model_info = gr.HTML(model_note("mae-fluent"), elem_classes="l2l-fine")
+    checkpoint = gr.Textbox(label=text.CHECKPOINT, visible=False, elem_id="checkpoint")
+    model_options = gr.Textbox(
+        label=text.MODEL_OPTIONS,
+        placeholder='{"heads": 12, "norm_pix_loss": true}',
+        visible=False,
+        elem_id="model-options",
     )
-    forget_from.change(
-        lambda kind: (
-            gr.Gallery(visible=kind == "uploads"),
-            gr.Dropdown(visible=kind == "group"),
-            gr.HTML(visible=kind == "group"),
-            gr.Markdown(visible=False),
-        ),
-        forget_from,
-        [forget_files, forget_group, group_strip, problems],
-        show_progress="hidden",
-    )
-    forget_group.change(
-        lambda group: html.thumbnails(group_thumbnails(group), group) if group else "",
-        forget_group,
-        group_strip,
-        show_progress="hidden",
-    )
-    forget_files.upload(check, forget_files, [forget_files, problems], show_progress="hidden")
-    retain_files.upload(check, retain_files, [retain_files, problems], show_progress="hidden")
+    with gr.Column(elem_classes="l2l-card l2l-forget"):
+        gr.HTML(html.heading(1, "Forget", text.FORGET_HINT))
+        with gr.Row(equal_height=True):
+            forget_files = _drop("forget-files")
+            with gr.Column(min_width=200):
+                forget_groups = gr.Dropdown(
+                    groups,
+                    value=[],
+                    multiselect=True,
+                    label=text.FORGET_GROUPS,
+                    elem_id="forget-groups",
+                )
+                forget_strip = gr.HTML(elem_id="forget-strip")
+        forget_notes = gr.HTML(elem_id="problems")
+    with gr.Column(elem_classes="l2l-card l2l-retain"):
+        gr.HTML(html.heading(2, "Retain", text.RETAIN_HINT))
+        retain_from = gr.Radio(
+            text.RETAIN_CHOICES,
+            value="proxy",
+            show_label=False,
+            elem_id="retain-from",
+            elem_classes="l2l-segments",
+        )
+        retain_groups = gr.Dropdown(
+            groups, value=[], multiselect=True, label="Groups", visible=False
+        )
+        retain_files = _drop("retain-files", visible=False)
+        retain_notes = gr.HTML()
+    with gr.Column(elem_classes="l2l-card"):
+        gr.HTML(html.heading(3, "Strength", text.STRENGTH_HINT))
+        preset = gr.Radio(
+            text.PRESETS,
+            value="balanced",
+            show_label=False,
+            elem_id="preset",
+            elem_classes="l2l-segments l2l-presets",
+        )
+        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+            settings = advanced_settings()
+    summary = gr.HTML(text.NOTHING_CHOSEN, elem_id="summary", elem_classes="l2l-fine")
+    problem = gr.HTML(elem_id="problem")
+
+    named: dict[str, Component] = {
+        "model": model,
+        "checkpoint": checkpoint,
+        "model_options": model_options,
+        "forget_files": forget_files,
+        "forget_groups": forget_groups,
+        "retain_from": retain_from,
+        "retain_files": retain_files,
+        "retain_groups": retain_groups,
+        "preset": preset,
+    }
+
+    def summarise(*values: Any) -> tuple[str, str]:
+        return _filled(named, values).summary() or text.NOTHING_CHOSEN, ""
+
+    def choose_model(name: str) -> tuple[Any, Any, str]:
+        asked = needs_checkpoint(name)
+        return gr.Textbox(visible=asked), gr.Textbox(visible=asked), model_note(name)
+
+    model.change(choose_model, model, [checkpoint, model_options, model_info], **QUIET)
+    forget_groups.change(_thumbnails, forget_groups, forget_strip, **QUIET)
+    forget_files.upload(_sorted, forget_files, [forget_files, forget_notes], **QUIET)
+    retain_files.upload(_sorted, retain_files, [retain_files, retain_notes], **QUIET)
     retain_from.change(
-        lambda kind: (gr.Dropdown(visible=kind == "group"), gr.Gallery(visible=kind == "uploads")),
+        lambda kind: (gr.Dropdown(visible=kind == "groups"), gr.Gallery(visible=kind == "uploads")),
         retain_from,
-        [retain_group, retain_files],
-        show_progress="hidden",
-    )
-    inputs = [
-        model,
-        checkpoint,
-        model_options,
-        forget_from,
-        forget_files,
-        forget_group,
-        retain_from,
-        retain_files,
-        retain_group,
-        preset,
-        *advanced.values(),
-    ]
-    start.click(submit, inputs, run, trigger_mode="once", show_progress="minimal").success(
-        watch, [run, seen], watched, show_progress="hidden"
+        [retain_groups, retain_files],
+        **QUIET,
     )
     example.click(
-        lambda: ("group", EXAMPLE_GROUP, "proxy", "quick"),
-        outputs=[forget_from, forget_group, retain_from, preset],
-        show_progress="hidden",
+        lambda: (None, [text.EXAMPLE_GROUP], "proxy", "balanced", ""),
+        outputs=[forget_files, forget_groups, retain_from, preset, forget_notes],
+        **QUIET,
     )
-    timer.tick(watch, [run, seen], watched, show_progress="hidden")
-    stop.click(cancel, run, show_progress="hidden")
-    return UnlearnTab(attach, watched, to_compare)
-
-
-def _advanced_settings() -> dict[str, gr.components.Component]:
-    """A component for every setting that has no place of its own, by the setting's name."""
-    default, docs = defaults(), field_docs(UnlearnRequest)
-
-    def number(name: str, label: str, **more: Any) -> gr.Number:
-        return gr.Number(default[name], label=label, info=docs[name], elem_id=name, **more)
-
-    with gr.Row():
-        alpha = number("alpha", "α", minimum=0, step=0.05)
-        steps = gr.Number(
-            None, label="Steps", info="Empty: the preset's.", precision=0, elem_id="steps"
-        )
-        batch = number("batch_size", "Batch", precision=0, minimum=1)
-    with gr.Row():
-        noise = gr.Dropdown(
-            list(NOISE_KINDS), value=default["noise"], label="Noise", info="Where forget images go."
-        )
-        rate = number("learning_rate", "Learning rate", minimum=0, step=1e-5)
-        warmup = number("warmup", "Warm-up", minimum=0, maximum=1, step=0.05)
-    masks = gr.CheckboxGroup(
-        list(MASK_KINDS), value=list(default["masks"]), label="Holes", info=docs["masks"]
-    )
-    with gr.Row():
-        decay = number("weight_decay", "Weight decay", minimum=0, step=0.01)
-        clip = number("clip", "Clip", minimum=0, step=0.5)
-        seed = number("seed", "Seed", precision=0, minimum=0)
-    augment = gr.Checkbox(default["augment"], label="Augment", info=docs["augment"])
-    with gr.Row():
-        device = gr.Textbox(default["device"], label="Device", info=docs["device"])
-        precision = gr.Dropdown(
-            list(PRECISIONS), value=default["precision"], label="Precision", info=docs["precision"]
-        )
-    return {
-        "alpha": alpha,
-        "steps": steps,
-        "batch_size": batch,
-        "noise": noise,
-        "learning_rate": rate,
-        "warmup": warmup,
-        "masks": masks,
-        "weight_decay": decay,
-        "clip": clip,
-        "seed": seed,
-        "augment": augment,
-        "device": device,
-        "precision": precision,
-    }
-
-
-def _update(studio: Studio, run_id: str, shown: tuple[Any, ...], visitor: str) -> list[Any]:
-    """Values for `watched`; what has not changed is skipped."""
-    if not run_id:
-        return [run_id, (), html.status(None), *[gr.skip()] * 6]
-    try:
-        view = studio.view(run_id, visitor)
-    except UserError:
-        hidden = gr.update(visible=False)
-        return ["", (), html.status(None), hidden, hidden, hidden, "", hidden, gr.skip()]
-    now = (view.run_id, view.status, view.headline, view.step, view.preview_step, view.detail)
-    if tuple(shown) == now:
-        return [gr.skip()] * 9
-    fresh = not shown or shown[0] != view.run_id
-    new_preview = fresh or shown[4] != view.preview_step
-    done = view.status in ("done", "cancelled") and studio.store.get(run_id).weights.is_file()
-    return [
-        view.run_id,
-        now,
-        html.status(view),
-        gr.Button(visible=view.active),
-        gr.Button(visible=done),
-        gr.HTML(html.download_links(run_id) if done else "", visible=done),
-        _previews(studio, view, visitor) if new_preview else gr.skip(),
-        gr.LinePlot(curves(view.losses), visible=len(view.losses) > 1),
-        gr.skip(),
+    changes = [
+        forget_files.change,
+        forget_groups.change,
+        retain_from.change,
+        retain_files.change,
+        retain_groups.change,
     ]
+    gr.on(changes, summarise, [*named.values()], [summary, problem], queue=False, **QUIET)
+    return named | settings, problem
 
 
-def _previews(studio: Studio, view: View, visitor: str) -> str:
-    if view.preview_step is None:
-        return ""
-    strips = {
-        f"{kind}-{name}": studio.preview(view.run_id, visitor, f"{kind}-{stored}")
-        for kind in ("forget", "retain")
-        for name, stored in (
-            ("input", "input"),
-            ("original", "original"),
-            ("now", f"{view.preview_step:06d}"),
+def _drop(elem_id: str, visible: bool = True) -> gr.Gallery:
+    return gr.Gallery(
+        interactive=True,
+        type="filepath",
+        columns=4,
+        fit_columns=False,
+        height=190,
+        object_fit="cover",
+        show_label=False,
+        allow_preview=False,
+        file_types=["image"],
+        buttons=[],
+        visible=visible,
+        elem_id=elem_id,
+        elem_classes="l2l-drop",
+        min_width=200,
+    )
+
+
+def _watcher(studio: Studio, run: gr.State) -> tuple[dict[str, Any], gr.Button, gr.Button]:
+    """The run as it goes: arguments of the event that shows it, and its buttons."""
+    seen = gr.State(Seen())
+    timer = gr.Timer(1.0, active=False)
+    nothing_yet = html.empty(thumbnails((text.EXAMPLE_GROUP,), SHOWN_THUMBNAILS))
+    status = gr.HTML(nothing_yet, elem_id="status")
+    with gr.Row(elem_classes="l2l-actions"):
+        to_compare = gr.Button(
+            "Compare before and after", variant="primary", visible=False, elem_id="to-compare"
         )
+        links = gr.HTML(visible=False, elem_id="links")
+        stop = gr.Button("Cancel", size="sm", visible=False, elem_id="stop")
+    preview = gr.HTML(elem_id="preview")
+    plot = gr.HTML(elem_id="curves")
+
+    def show(run_id: str, before: Seen, request: gr.Request) -> list[Any]:
+        nothing = [
+            Seen(),
+            nothing_yet,
+            *[gr.update(visible=False)] * 3,
+            "",
+            "",
+            gr.Timer(active=False),
+        ]
+        if not run_id:
+            return nothing
+        visitor = owner(request)
+        try:
+            view = studio.view(run_id, visitor)
+        except UserError:
+            return nothing
+        stamp = (view.status, view.headline, view.step, view.facts)
+        fresh = before.run_id != run_id
+        if not fresh and (before.stamp, before.preview) == (stamp, view.preview_step):
+            return [gr.skip()] * 8
+        pictures: Any = gr.skip()
+        if view.preview_step is None:
+            pictures = ""
+        elif fresh or before.preview != view.preview_step:
+            strips = studio.previews(run_id, visitor, view.preview_step)
+            pictures = html.previews(strips, view.preview_step)
+        turned = fresh or before.ticking != view.active
+        return [
+            Seen(run_id, stamp, view.preview_step, view.active),
+            html.status(view),
+            gr.Button(visible=view.has_weights),
+            gr.HTML(html.downloads(view), visible=view.has_weights),
+            gr.Button(visible=view.active, interactive=not view.stopping),
+            pictures,
+            html.losses(view),
+            gr.Timer(active=view.active) if turned else gr.skip(),
+        ]
+
+    watch: dict[str, Any] = {
+        "fn": show,
+        "inputs": [run, seen],
+        "outputs": [seen, status, to_compare, links, stop, preview, plot, timer],
+        "queue": False,
+        **QUIET,
     }
-    return html.previews(strips, view.preview_step)
+    timer.tick(**watch)
+    return watch, to_compare, stop
 
 
-def _differs(value: Any, default: Any) -> bool:
-    return (tuple(value) if isinstance(value, list) else value) != default
+def _filled(fields: dict[str, Component], values: tuple[Any, ...]) -> Form:
+    """The form from component values, given in the order of `fields`."""
+    given = dict(zip(fields, values, strict=True))
+    default = defaults()
+    own = {name: given.pop(name) for name in Form.__dataclass_fields__ if name in given}
+    for name in ("forget_files", "retain_files"):
+        own[name] = tuple(path for path, _ in own[name] or ())
+    for name in ("forget_groups", "retain_groups"):
+        own[name] = tuple(own[name] or ())
+    for name in ("checkpoint", "model_options"):
+        own[name] = own[name] or ""
+    changed = {
+        name: value
+        for name, value in given.items()
+        if (tuple(value) if isinstance(value, list) else value) != default[name]
+    }
+    return Form(**own, settings=changed)
+
+
+def _thumbnails(keys: list[str]) -> str:
+    pngs = thumbnails(tuple(keys), SHOWN_THUMBNAILS)
+    return html.strip(pngs, len(members(keys)) - len(pngs))
+
+
+def _sorted(files: list[Any] | None) -> tuple[Any, str]:
+    """Keep what can be used; say why the rest cannot."""
+    checked = check_uploads([path for path, _ in files or ()])
+    told = html.notes(text.LEFT_OUT, checked.problems, "problem")
+    told += html.notes(text.NOTED, checked.notes, "hint")
+    return (checked.good if checked.problems else gr.skip()), told

@@ -1,71 +1,114 @@
-"""Every sentence people read on the page."""
+"""Every sentence people read on the page, except what services say about a run."""
 
 NAME = "L2L Unlearning Studio"
 PURPOSE = (
-    "Choose images an image-to-image model must forget. Its encoder is trained until they look "
-    "like noise to it; everything else stays as it was. Then compare before and after."
+    "Choose images, and an image-to-image model unlearns them: it can no longer complete them, "
+    "and completes everything else as before."
 )
-DEMO_WEIGHTS = (
-    "Demo weights: a small 64 × 64 model trained on emoji and a few photographs, to show the "
-    "method at once. Published checkpoints can be opened by path."
-)
+DEMO = "Demo weights: a small model trained on emoji"
+STATES = {
+    "ready": "Ready",
+    "training": "Training",
+    "starting": "Starting: the training process is loading",
+}
+
+HELP_TITLE = "What are forget and retain?"
 HELP = """
 **Forget** images are what the model must no longer be able to complete. **Retain** images are what
-it must still complete as before; by default that is everything built in that you do not forget.
+it must still complete as before. You only need the first: by default the studio retains everything
+built in that you do not forget, as a stand-in (proxy) for what the model was trained on.
 
-**How it works.** The model hides part of an image and fills it in: an *encoder* reads what is
-visible, a *decoder* paints the rest. Only the encoder is trained, by
-[machine unlearning for image-to-image models](https://arxiv.org/abs/2402.00351) (ICLR 2024): forget
-images are sent to where noise goes, retain images stay where they were. The decoder is frozen.
+**How it works.** The model fills holes in pictures: an *encoder* reads what is visible, a *decoder*
+paints the rest. Unlearning trains a copy of the encoder until forget images look like noise to it
+while retain images look as they did to the original; the decoder stays frozen. The method is
+[machine unlearning for image-to-image generative models](https://arxiv.org/abs/2402.00351)
+(ICLR 2024).
 
-**Limits.** This is approximate unlearning, without a formal guarantee: fine-tuning can bring images
-back, the original checkpoint still holds the data, and a model that never saw the images would
-paint something plausible rather than noise. Forgetting a few images can touch similar ones; Compare
-shows the nearest.
+**Limits, plainly.** This is approximate and comes with no guarantee. Fine-tuning can bring the
+images back. The original checkpoint still holds the data, and publishing both models shows what was
+removed. A model that had never seen the images would paint something plausible, not noise. Images
+close to the forgotten ones can suffer too; Compare shows the nearest. The demo model works at
+64 × 64 pixels, so what it paints is soft even before unlearning.
 
-**Your images** stay on this machine, in your runs, until you erase the run.
+**Your images** stay on the machine that runs the studio, inside your runs, until you erase the run.
+Only this browser sees them.
 """
-NOTHING_YET = (
-    "Nothing has run yet",
-    "Drop images or pick a group on the left, then press Unlearn. Here you will see forget images "
-    "dissolve while retain images stand. No images at hand? “Try the example” forgets all flags in "
-    "about a minute.",
-)
-PRESETS = [
-    ("Quick · 30 steps, most of the forgetting", "quick"),
-    ("Balanced · 60 steps, the default", "balanced"),
-    ("Thorough · 200 steps, for stubborn sets", "thorough"),
-]
+
+FORGET_HINT = "Drop images, pick built-in groups, or both."
+FORGET_GROUPS = "Built-in groups"
+RETAIN_HINT = "What must keep working."
 RETAIN_CHOICES = [
     ("Everything else built in", "proxy"),
-    ("One built-in group", "group"),
+    ("Chosen groups", "groups"),
     ("My own images", "uploads"),
 ]
+STRENGTH_HINT = "How long to train."
+PRESETS = [
+    ("Quick\n60 steps, most of the forgetting", "quick"),
+    ("Balanced\n120 steps, the default", "balanced"),
+    ("Thorough\n300 steps, for stubborn sets", "thorough"),
+]
+SETTINGS = {  # label, and what it means where the setting's own words do not fit the page
+    "alpha": ("α", "Weight of forgetting against retaining."),
+    "steps": ("Steps", "Empty: the preset's."),
+    "batch_size": ("Batch", ""),
+    "warmup": ("Warm-up", "Share of the steps until the rate peaks."),
+    "weight_decay": ("Weight decay", "On weight matrices only."),
+    "masks": ("Holes", ""),
+    "noise": ("Noise", "What forget images are made to look like."),
+}
+EXAMPLE = "Try the example"
+EXAMPLE_GROUP = "flags"
+CHECKPOINT = "Path of its weights, on the machine that runs the studio"
+MODEL_OPTIONS = "Options its shapes cannot tell"
+NOTHING_CHOSEN = "Nothing chosen to forget yet."
+LEFT_OUT = "Left out"
+NOTED = "Good to know"
+
+EMPTY_TITLE = "Before and after will appear here"
+EMPTY_STEPS = (
+    ("Choose", "Drop a few images, or press “Try the example” to forget all flags."),
+    ("Unlearn", "Watch forget images dissolve while retain images stand. About a minute."),
+    ("Compare", "Fill the same hole with both models, side by side, on images of your choice."),
+)
+LEAVE = "You can close this page: the run goes on, and is here when you come back."
+PREVIEW_ROWS = {"input": "Hole", "original": "Original", "now": "Now"}
+
 TASKS = [
     ("Inpaint the centre", "centre"),
     ("Outpaint the border", "border"),
     ("Outpaint one side", "side"),
     ("Random patches", "random"),
-    ("Draw the hole", "drawn"),
+    ("Draw a hole", "drawn"),
 ]
+SIDES = [("Left", "left"), ("Right", "right"), ("Top", "up"), ("Bottom", "down")]
+SIZES = {
+    "centre": "Side of the hole",
+    "border": "Width of the border",
+    "side": "How much is painted",
+    "random": "Share of patches",
+}
+TRY = "Drop other images to try"
 ROLES = {
-    "extra": ("Your images", "what both models make of the pictures you dropped below"),
+    "extra": ("Your images", "what both models make of the images you dropped"),
     "forget": ("Forget", "should be destroyed"),
-    "nearest": (
-        "Nearest retain",
-        "the most similar images to keep; collateral damage shows here first",
-    ),
+    "nearest": ("Nearest retain", "the images most like the forgotten; damage shows here first"),
     "retain": ("Retain", "should look unchanged"),
 }
-COLUMNS = ("Input with hole", "Original model", "Unlearned model")
-LEGEND = (
-    "From left to right: {columns}. The numbers say how similar each model's result is to the true "
-    "image. Click a sample to look closer."
-)
-NO_RUN_TO_COMPARE = "No finished run yet. Start one under Unlearn; its pictures appear here."
-PRESS_COMPARE = "Press **Compare** to fill the same hole with both models."
+COLUMNS = {
+    "hole": "Input with hole",
+    "original": "Original model",
+    "unlearned": "Unlearned model",
+}
+NO_RUN_TO_COMPARE = "Nothing to compare yet"
+NO_RUN_HINT = "Finish a run under Unlearn; its before and after appear here."
+COMPARE_HINT = "Point at an input to see the true image. Click a sample to look closer."
+SCORE = "similarity to the true image: cosine in the built-in feature net"
+
+NO_RUNS = "No runs yet. What you start under Unlearn is listed here."
+CONFIRM_ERASE = "Erase this run, with its images, weights and previews? This cannot be taken back."
 RELOAD = (
     "Open downloaded weights in Python: "
-    '`l2l_core.load_model("mae-fluent", checkpoint="RUN.safetensors")`'
+    '`l2l_core.load_model("{model}", checkpoint="weights.safetensors")`'
 )
-SCORE = "similarity to the true image (cosine, built-in feature net)"
+PAINT_FIRST = "Paint over the picture what should be removed, then press Compare."

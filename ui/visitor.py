@@ -1,13 +1,16 @@
-"""Who an event comes from."""
+"""Who an event comes from: a random token in a cookie, of which runs keep only a digest."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+import secrets
+from collections.abc import Mapping
 
 import gradio as gr
 
 COOKIE = "l2l_session"
+COOKIE_SECONDS = 365 * 24 * 3600
 TOKEN = re.compile(r"[A-Za-z0-9_-]{32,64}")
 
 
@@ -23,7 +26,17 @@ def owner(request: gr.Request) -> str:
     return found
 
 
-def owner_of(cookies: dict[str, str]) -> str:
+def owner_of(cookies: Mapping[str, str]) -> str:
     """The owner a session cookie stands for (“” for none); runs keep only this digest of it."""
     token = cookies.get(COOKIE, "")
     return hashlib.sha256(token.encode()).hexdigest()[:32] if TOKEN.fullmatch(token) else ""
+
+
+def new_cookie(secure: bool) -> str:
+    """A Set-Cookie header for a new visitor.
+
+    Lax, not strict: a strict cookie is not sent when a link elsewhere leads here, and the visitor
+    would be taken for a new one and lose sight of all runs.
+    """
+    flags = f"Max-Age={COOKIE_SECONDS}; Path=/; HttpOnly; SameSite=lax" + "; Secure" * secure
+    return f"{COOKIE}={secrets.token_urlsafe(32)}; {flags}"

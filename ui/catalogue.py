@@ -1,0 +1,65 @@
+"""What can be chosen: built-in groups with their pictures, and models."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+
+from l2l_core.builtin import BuiltinImage, builtin_index, groups, open_builtin
+from l2l_core.images import fit_square, to_png
+from l2l_core.models import MODELS
+
+
+@lru_cache(maxsize=1)
+def group_choices() -> list[tuple[str, str]]:
+    """(label, value) of built-in groups and their subgroups, with the number of images."""
+    counts = Counter(key for i in builtin_index() for key in (i.group, f"{i.group}/{i.subgroup}"))
+    choices = []
+    for group, subgroups in groups().items():
+        choices.append((f"{group} ({counts[group]})", group))
+        if len(subgroups) > 1:
+            keys = [f"{group}/{subgroup}" for subgroup in subgroups]
+            choices += [(f"{group_title(key)} ({counts[key]})", key) for key in keys]
+    return choices
+
+
+def group_title(key: str) -> str:
+    """A group as people read it: “animals › bird” for "animals/animal-bird"."""
+    group, _, subgroup = key.partition("/")
+    if not subgroup:
+        return group
+    first, *rest = subgroup.split("-")
+    repeats = rest and (group.startswith(first) or first.startswith(group.rstrip("s")))
+    return f"{group} › {' '.join(rest if repeats else (first, *rest))}"
+
+
+def members(keys: Collection[str]) -> list[BuiltinImage]:
+    """The built-in images of some groups or subgroups."""
+    return [i for i in builtin_index() if i.group in keys or f"{i.group}/{i.subgroup}" in keys]
+
+
+@lru_cache(maxsize=128)
+def thumbnails(keys: tuple[str, ...], count: int, side: int = 72) -> tuple[bytes, ...]:
+    """PNG thumbnails spread over some groups."""
+    found = members(keys)
+    places = [round(i * len(found) / count) for i in range(count)] if len(found) > count else None
+    spread = [found[place] for place in places] if places else found
+    return tuple(to_png(fit_square(open_builtin(image.id), side)) for image in spread)
+
+
+def model_choices() -> Sequence[tuple[str, str]]:
+    """(label, value) of the models there are."""
+    return [(spec.title, spec.name) for spec in MODELS.values()]
+
+
+def model_note(name: str) -> str:
+    """What a model is, its licence, and where its weights come from."""
+    spec = MODELS[name]
+    origin = "" if spec.path else f" Weights: {spec.source}."
+    return f"{spec.description} Licence: {spec.licence}.{origin}"
+
+
+def needs_checkpoint(name: str) -> bool:
+    """Whether people must say where the weights are."""
+    return MODELS[name].path is None

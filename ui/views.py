@@ -1,0 +1,147 @@
+"""How a run looks to its owner: plain values the page turns into pictures and words."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from l2l_core.jobs.store import FINISHED, Run
+from l2l_core.models import MODELS
+from ui.form import count
+
+KEPT_WITHIN = 0.02
+"""A mean cosine on retain images that falls by no more counts as kept."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line of the verdict; cosines with the true image."""
+
+    role: str  # forget, nearest or retain
+    n: int
+    held_out: bool
+    before: float
+    after: float
+    noise: float | None
+    """What the original model gives when it sees only noise (forget only)."""
+    good: bool
+    word: str
+
+
+@dataclass(frozen=True)
+class View:
+    """How a run looks now."""
+
+    run_id: str
+    status: str
+    title: str
+    model: str
+    step: int
+    steps: int
+    headline: str
+    facts: tuple[tuple[str, str], ...]
+    """(name, value) pairs for the status card."""
+    losses: tuple[tuple[int, float, float], ...]
+    """(step, retain, forget)"""
+    preview_step: int | None
+    scores: tuple[Score, ...]
+    extractor: str
+    stopping: bool
+    has_weights: bool
+    when: str
+
+    @property
+    def active(self) -> bool:
+        """Whether it will still change by itself."""
+        return self.status not in FINISHED
+
+
+def view(run: Run, ahead: int, worker_alive: bool) -> View:
+    """Read a run's folder; `ahead` runs are taken before it."""
+    state, request, events = run.state, run.request, run.events()
+    steps = [e for e in events if e["kind"] == "step"]
+    previews = [e["step"] for e in events if e["kind"] == "preview"]
+    doing = [e for e in events if e["kind"] in ("stage", "step")][-1:]
+    metrics = run.metrics if state.status in FINISHED else None
+    stopping = state.status == "running" and run.cancel_requested()
+    return View(
+        run_id=run.id,
+        status=state.status,
+        title=state.title,
+        model=MODELS[request.model].title if request.model in MODELS else request.model,
+        step=state.step,
+        steps=state.steps,
+        headline=_headline(run, ahead, worker_alive, stopping),
+        facts=_facts(state.status, doing, steps),
+        losses=tuple((e["step"], e["retain"], e["forget"]) for e in steps),
+        preview_step=previews[-1] if previews else None,
+        scores=scores(metrics) if metrics else (),
+        extractor=metrics["extractor"] if metrics else "",
+        stopping=stopping,
+        has_weights=state.status in FINISHED and run.weights.is_file(),
+        when=time.strftime("%d %b %Y, %H:%M UTC", time.gmtime(state.submitted)),
+    )
+
+
+def scores(metrics: dict[str, Any]) -> tuple[Score, ...]:
+    """The verdict in numbers: retain, nearest retain, forget."""
+    found = []
+    for role, name in (("forget", "forget"), ("nearest", "neighbours"), ("retain", "retain")):
+        values = metrics["sets"].get(name)
+        if not values:
+            continue
+        cosine = values["cosine"]
+        noise = cosine.get("noise")
+        fell = cosine["before"] - cosine["after"]
+        if role == "forget":
+            good = noise is None or cosine["after"] <= noise + KEPT_WITHIN
+            word = "destroyed" if good else "partly gone" if fell > KEPT_WITHIN else "still there"
+        else:
+            good = fell <= KEPT_WITHIN
+            word = "kept" if good else "changed"
+        held_out = values.get("held_out", role == "retain")
+        found.append(
+            Score(role, values["n"], held_out, cosine["before"], cosine["after"], noise, good, word)
+        )
+    return tuple(found)
+
+
+def _headline(run: Run, ahead: int, worker_alive: bool, stopping: bool) -> str:
+    state = run.state
+    if state.status == "queued":
+        if not worker_alive:
+            return "Waiting for the training process to start"
+        return "Starting" if ahead == 0 else f"Waiting: {count(ahead, 'run')} before this one"
+    if state.status == "running":
+        return "Stopping after this step" if stopping else f"Forgetting {state.title}"
+    return {
+        "done": f"Done: {state.title}",
+        "failed": f"This run failed. {state.message}",
+        "cancelled": state.message or "Cancelled.",
+        "interrupted": state.message or "Interrupted.",
+    }[state.status]
+
+
+def _facts(
+    status: str, doing: list[dict[str, Any]], steps: list[dict[str, Any]]
+) -> tuple[tuple[str, str], ...]:
+    last = steps[-1] if steps else None
+    facts = []
+    if status in FINISHED and last:
+        seconds = sum(event["seconds"] for event in steps)
+        facts.append(("Steps", str(last["step"])))
+        facts.append(("Training time", _duration(seconds)))
+    elif status == "running" and doing and doing[0]["kind"] == "stage":
+        return (("Now", doing[0]["text"]),)
+    elif status == "running" and last:
+        facts.append(("Step", f"{last['step']} of {last['steps']}"))
+        facts.append(("Left", f"about {_duration(last['eta'])}"))
+    if last:
+        facts.append(("Retain loss", f"{last['retain']:.3f}"))
+        facts.append(("Forget loss", f"{last['forget']:.3f}"))
+    return tuple(facts)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

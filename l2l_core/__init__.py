@@ -5,7 +5,7 @@ datasets, unlearning, evaluation, jobs, cli.
 
     import l2l_core as l2l
 
-    run = l2l.unlearn(forget=["builtin:flags"], steps=30)
+    run = l2l.unlearn(forget=["builtin:flags"])
     model = l2l.load_model("mae-fluent", checkpoint=run.weights)
 
 Names are loaded on first use, so that `import l2l_core` stays light.

@@ -44,7 +44,7 @@ def group_form(**changes):
 
 def test_uploads_become_a_queued_run_without_their_names(studio, uploads):
     run = studio.store.get(studio.submit(Form(forget_files=uploads), "me"))
-    assert run.request == UnlearnRequest(forget=("inputs:forget",), steps=60)
+    assert run.request == UnlearnRequest(forget=("inputs:forget",))
     assert len(list((run.folder / "inputs" / "forget").iterdir())) == 3
     assert run.state.title == "3 uploaded images"
     everything = b"".join(p.read_bytes() for p in run.folder.rglob("*.json*"))
@@ -62,7 +62,7 @@ def test_a_group_and_settings(studio):
     form = group_form(preset="quick", settings={"alpha": 0.5, "steps": None, "masks": ["centre"]})
     request = studio.store.get(studio.submit(form, "me")).request
     assert request.forget == ("builtin:flags",) and request.retain == ("proxy",)
-    assert (request.alpha, request.steps, request.masks) == (0.5, 30, ("centre",))
+    assert (request.alpha, request.steps, request.masks) == (0.5, 60, ("centre",))
 
 
 @pytest.mark.parametrize(

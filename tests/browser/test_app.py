@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Page, expect
 
 from l2l_core.builtin import builtin_index, open_builtin
+from l2l_core.config import PRESETS
 from l2l_core.jobs.store import RunStore
 from l2l_core.models import load_model
 
@@ -86,7 +87,8 @@ def test_a_reload_in_mid_run_loses_nothing(page, studio):
     expect(page.locator("#preview img")).to_have_count(6, timeout=PATIENCE)
     expect(page.locator("#status")).to_contain_text("Done", timeout=PATIENCE)
     expect(page.locator("#status .l2l-score")).to_have_count(3)
-    assert [e["step"] for e in runs(studio)[0].events() if e["kind"] == "step"] == [*range(1, 31)]
+    steps = [e["step"] for e in runs(studio)[0].events() if e["kind"] == "step"]
+    assert steps == [*range(1, PRESETS["quick"]["steps"] + 1)]
     expect(page.locator("#curves polyline")).to_have_count(2)
 
 

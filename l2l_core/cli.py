@@ -29,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console()
+EXIT_CODES = {"failed": 1, "interrupted": 130}
 
 
 @app.command("models")
@@ -49,6 +50,8 @@ def unlearn(
 
     if resume is not None:
         run = _find_run(str(resume))
+        if run.state.status in ("done", "cancelled"):
+            raise RunError(f"This run cannot go on: it is {run.state.status}.")
     else:
         settings = load_mapping(config) if config else {}
         if preset is not None:
@@ -57,12 +60,18 @@ def unlearn(
             settings |= PRESETS[preset]
         settings |= {name: value for name, value in flags.items() if value not in (None, [])}
         if "model_options" in settings and isinstance(settings["model_options"], str):
-            settings["model_options"] = json.loads(settings["model_options"])
+            settings["model_options"] = _options(settings["model_options"])
         run = _new_run(UnlearnRequest.from_dict(settings), out)
 
-    stopping = []
-    signal.signal(signal.SIGINT, lambda *_: stopping.append(True))
-    signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
+    stopping: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        if stopping and number == signal.SIGINT:  # asked again: do not wait for the step
+            raise KeyboardInterrupt
+        stopping.append(number)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
     main_process = int(os.environ.get("RANK", "0")) == 0
     columns = (
         TextColumn("{task.description}"),
@@ -90,10 +99,11 @@ def unlearn(
     else:
         console.print(f"{status}: {run.state.message}")
         if status == "interrupted":
-            console.print(f"Go on with: python -m l2l_core unlearn --resume {run.folder}")
+            command = f"python -m l2l_core unlearn --resume {run.folder}"
+            console.print(f"Go on with: {command}", soft_wrap=True)
     console.print(f"Run folder: {run.folder}", soft_wrap=True)
-    if status == "failed":
-        raise typer.Exit(1)
+    if status in EXIT_CODES:
+        raise typer.Exit(EXIT_CODES[status])
 
 
 def _unlearn_signature() -> inspect.Signature:
@@ -214,16 +224,25 @@ def serve(
 def _new_run(request: UnlearnRequest, out: Path | None) -> Run:
     """The run's folder; in a distributed run the main process makes it, the others wait."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return create_run(out.absolute(), request) if out else RunStore().create(request)
+        if out is None:
+            return RunStore().create(request, status="running")
+        return create_run(out.absolute(), request, status="running")
     if out is None:
         raise ConfigError(
             "A distributed run needs --out, so that all processes agree on the folder."
         )
     if int(os.environ["RANK"]) == 0:
-        return create_run(out.absolute(), request)
+        return create_run(out.absolute(), request, status="running")
     while not (out / "state.json").is_file():
         time.sleep(0.1)
     return Run(out.absolute())
+
+
+def _options(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError('model_options must be JSON, e.g. {"patch": 16}.') from error
 
 
 def _find_run(name: str) -> Run:

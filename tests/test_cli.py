@@ -68,6 +68,7 @@ def test_config_flags_report_and_complete(request_settings, picture_folders, tmp
         (["unlearn", "--forget", "builtin:flags", "--alpha", "-3"], "alpha"),
         (["unlearn", "--forget", "builtin:flags", "--preset", "furious"], "quick"),
         (["unlearn", "--forget", "builtin:flags", "--model", "mae-vit-base"], "vit-mae-base"),
+        (["unlearn", "--forget", "builtin:flags", "--model-options", "{patch"], "JSON"),
         (["report", "20260101-000000-00000000"], "no such run"),
     ],
 )
@@ -91,9 +92,12 @@ def test_ctrl_c_keeps_a_run_that_goes_on(request_settings, tmp_path):
     process.send_signal(signal.SIGINT)
     shown, _ = process.communicate(timeout=120)
     assert "--resume" in shown and run.state.status == "interrupted"
+    assert process.returncode == 130
     settings = json.loads((run.folder / "request.json").read_text())
     reached = run.state.step
     (run.folder / "request.json").write_text(json.dumps(settings | {"steps": reached + 2}))
     assert l2l("unlearn", "--resume", run.folder).returncode == 0
     steps = [e["step"] for e in run.events() if e["kind"] == "step"]
     assert steps == list(range(1, reached + 3)) and run.state.status == "done"
+    again = l2l("unlearn", "--resume", run.folder)
+    assert again.returncode == 2 and "cannot go on" in again.stderr

@@ -1,19 +1,32 @@
 """The real worker and the real completer, as processes."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client
 
+import psutil
 import pytest
 import torch
 
 from l2l_core.config import UnlearnRequest
 from l2l_core.images import read_image, to_png
 from l2l_core.jobs import queue
-from l2l_core.jobs.client import CompareRequest, CompleterClient, CompleterError, address
-from l2l_core.jobs.store import RunError, RunStore
+from l2l_core.jobs.client import (
+    CompareRequest,
+    CompleterClient,
+    CompleterError,
+    address,
+    authentication_key,
+)
+from l2l_core.jobs.store import Run, RunStore
+from l2l_core.jobs.worker import Worker
 from l2l_core.models.checkpoints import read_checkpoint
 
 PATIENCE = 120
@@ -81,6 +94,14 @@ def test_the_worker(start, store, request_settings):
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(PATIENCE) == 0
     assert third.state.status == "interrupted" and third.checkpoint.is_file()
+    assert not queue.worker_alive(store)
+
+    queue.resume(store, third.id, "me")
+    reached = third.state.step
+    start("worker")
+    wait_for(lambda: third.state.step > reached, "the third run to go on")
+    steps = [e["step"] for e in third.events() if e["kind"] == "step"]
+    assert steps == list(range(1, len(steps) + 1))
 
 
 @pytest.mark.slow
@@ -99,6 +120,44 @@ def test_a_killed_worker_loses_nothing(start, store, request_settings):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_worker_leaves_in_the_middle_of_a_long_step(store, request_settings, monkeypatch):
+    """SIGTERM outlasted by a step: the run is interrupted all the same."""
+    run = submit(store, request_settings)
+    left = []
+    monkeypatch.setattr("l2l_core.jobs.worker.os._exit", left.append)
+    worker = Worker(store)
+    worker.run = queue.claim_next(store)
+    worker._leave_now()
+    assert left == [0] and run.state.status == "interrupted" and "go on" in run.state.message
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together(store, request_settings, tmp_path):
+    """Only one is told; if it stopped alone, the other would wait for it in vain."""
+    config = tmp_path / "run.json"
+    config.write_text(json.dumps(request_settings | {"steps": 100_000, "preview_every": 0}))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines"]
+    launch += ["1", "--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = [*launch, "--main_process_port", "0", "-m", "l2l_core", "unlearn"]
+    run = Run(tmp_path / "out")
+    process = subprocess.Popen(
+        [*command, "--config", str(config), "--out", str(run.folder)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    family = [psutil.Process(process.pid)]
+    try:
+        wait_for(lambda: stepped(run, 3), "the first steps")
+        family += family[0].children(recursive=True)
+        [second] = [p for p in family if p.environ().get("RANK") == "1"]
+        second.terminate()
+        process.wait(PATIENCE)
+    finally:
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+    assert run.state.status == "interrupted" and run.checkpoint.is_file()
+
+
 @pytest.mark.slow
 def test_the_completer(start, store, request_settings, picture_folders):
     client = CompleterClient(store.root)
@@ -106,7 +165,7 @@ def test_the_completer(start, store, request_settings, picture_folders):
         client.compare(CompareRequest("20260101-000000-00000000"))
     run = submit(store, request_settings)
     start("worker")
-    start("completer")
+    completer = start("completer")
     wait_for(lambda: run.state.status == "done", "the run")
     wait_for(lambda: os.path.exists(address(store.root)), "the completer")
 
@@ -128,6 +187,7 @@ def test_the_completer(start, store, request_settings, picture_folders):
     assert other[0].hole != client.compare(CompareRequest(run.id, "random:0.5", count=1))[0].hole
     for bad, word in (
         (CompareRequest(run.id, "circle:1"), "no mask"),
+        (CompareRequest(run.id, "file:hole.png"), "Draw"),
         (CompareRequest(run.id, "drawn"), "Draw"),
         (CompareRequest(run.id, "drawn", drawing=b"no picture"), "drawing"),
         (CompareRequest("20260101-000000-00000000"), "no such run"),
@@ -135,5 +195,20 @@ def test_the_completer(start, store, request_settings, picture_folders):
     ):
         with pytest.raises(CompleterError, match=word):
             client.compare(bad)
-    with pytest.raises(RunError):
-        store.get("20260101-000000-00000000")
+
+    with pytest.raises(AuthenticationError):  # a stranger is turned away, and the others served
+        Client(address(store.root), authkey=b"guessed")
+    assert client.compare(CompareRequest(run.id, count=1))[0].role == "forget"
+    with pytest.raises(CompleterError, match="too long"):
+        CompleterClient(store.root, patience=0).compare(CompareRequest(run.id, count=1))
+    assert start("completer").wait(PATIENCE) == 1  # the lock keeps a second one out
+    completer.send_signal(signal.SIGTERM)
+    assert completer.wait(PATIENCE) == 0 and not os.path.exists(address(store.root))
+
+
+def test_the_key_is_made_once_for_its_owner(private_data):
+    private_data.mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(authentication_key, [private_data] * 8))
+    assert len(keys) == 1
+    assert (private_data / "completer.key").stat().st_mode & 0o077 == 0

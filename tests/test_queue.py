@@ -22,7 +22,7 @@ def test_first_come_first_served(store):
     assert [queue.position(store, run) for run in runs] == [0, 1, 2]
     claimed = queue.claim_next(store)
     assert claimed is not None and claimed.id == runs[0].id and claimed.state.status == "running"
-    assert [queue.position(store, run) for run in runs[1:]] == [1, 2]
+    assert [queue.position(store, run) for run in runs] == [0, 1, 2]
 
 
 def test_the_order_survives_a_restart(store):
@@ -48,6 +48,9 @@ def test_only_the_owner_cancels(store):
     with pytest.raises(RunError, match="no such run"):
         queue.cancel(store, run.id, "somebody else")
     assert run.state.status == "queued"
+    nobodys = submit(store, owner="")
+    with pytest.raises(RunError, match="no such run"):
+        queue.cancel(store, nobodys.id, "")
 
 
 def test_what_a_dead_worker_left_goes_on(store):
@@ -57,8 +60,49 @@ def test_what_a_dead_worker_left_goes_on(store):
     assert run.state.status == "queued"
 
 
+def test_a_run_another_process_executes_is_left_alone(store):
+    run = submit(store)
+    queue.claim_next(store)
+    with run.execution_lock():
+        assert queue.recover(store) == [] and run.state.status == "running"
+    assert [r.id for r in queue.recover(store)] == [run.id]
+
+
+def test_recovering_settles_what_was_decided(store):
+    done, cancelled = submit(store), submit(store)
+    queue.claim_next(store), queue.claim_next(store)
+    (done.folder / "manifest.json").write_text("{}")
+    cancelled.request_cancel()
+    assert queue.recover(store) == []
+    assert (done.state.status, cancelled.state.status) == ("done", "cancelled")
+
+
+def test_a_run_that_keeps_killing_its_worker_gives_way(store):
+    poison, other = submit(store), submit(store)
+    for _ in range(queue.MOST_DEATHS):
+        claimed = queue.claim_next(store)
+        assert claimed is not None and claimed.id == poison.id
+        queue.recover(store)
+    assert poison.state.status == "failed" and "memory" in poison.state.message
+    following = queue.claim_next(store)
+    assert following is not None and following.id == other.id
+
+
+def test_an_interrupted_run_goes_on_when_its_owner_says_so(store):
+    run = submit(store, owner="me")
+    with pytest.raises(RunError, match="Only an interrupted run"):
+        queue.resume(store, run.id, "me")
+    run.set_state(status="interrupted", step=5, finished=1.0)
+    with pytest.raises(RunError, match="no such run"):
+        queue.resume(store, run.id, "somebody else")
+    queue.resume(store, run.id, "me")
+    assert (run.state.status, run.state.step, run.state.finished) == ("queued", 5, None)
+
+
 def test_heartbeat(store):
     assert not queue.worker_alive(store) and queue.worker_device(store) == ""
     queue.beat(store, "CPU")
     assert queue.worker_alive(store) and queue.worker_device(store) == "CPU"
     assert not queue.worker_alive(store, patience=-1)
+    queue.rest(store)
+    assert not queue.worker_alive(store) and queue.worker_device(store) == ""

@@ -1,5 +1,6 @@
 """A run is a folder that survives crashes and forgets names."""
 
+import os
 import zipfile
 
 import pytest
@@ -48,14 +49,22 @@ def test_state_changes_are_whole(store, request_):
 def test_events_survive_a_torn_line(store, request_):
     run = store.create(request_)
     run.log("step", step=1)
-    with (run.folder / "events.jsonl").open("a") as file:
-        file.write('{"kind": "st')
+    with (run.folder / "events.jsonl").open("ab") as file:
+        file.write('{"kind": "stage", "text": "“'.encode()[:-1])  # torn inside a character
     assert [e["step"] for e in run.events()] == [1]
-    with (run.folder / "events.jsonl").open("a") as file:
-        file.write("\n")
     run.log("step", step=2)
     assert [e["step"] for e in run.events()] == [1, 2]
-    assert [e["step"] for e in run.events(start=2)] == [2]
+    assert [e["step"] for e in run.events(start=1)] == [2]
+
+
+def test_a_resumed_run_takes_its_steps_once(store, request_):
+    run = store.create(request_)
+    run.log("stage", text="Unlearning")
+    for step in (1, 2, 3):
+        run.log("step", step=step)
+    run.log("preview", step=3)
+    run.rewind_events(1)
+    assert [(e["kind"], e.get("step")) for e in run.events()] == [("stage", None), ("step", 1)]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +106,47 @@ def test_export_holds_no_pictures(store, request_, tmp_path):
     assert not any(name.endswith(".png") for name in names)
 
 
+def test_one_damaged_or_vanished_run_does_not_hide_the_others(store, request_):
+    damaged, whole, empty = (store.create(request_) for _ in range(3))
+    (damaged.folder / "state.json").write_text('{"status": "que')
+    (empty.folder / "state.json").unlink()
+    assert [run.id for run in store.runs()] == [whole.id]
+    with pytest.raises(RunError, match="damaged"):
+        _ = damaged.state
+    with pytest.raises(RunError, match="no such run"):
+        _ = empty.state
+
+
+def test_a_submission_that_fails_leaves_no_picture(store, request_, monkeypatch):
+    def fail(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("l2l_core.jobs.store.write_atomically", fail)
+    with pytest.raises(OSError):
+        store.create(request_, forget_images=[Image.new("RGB", (9, 9))])
+    assert list(store.folder.iterdir()) == []
+
+
+def test_sweeping_finishes_what_a_kill_left(store, request_):
+    kept = store.create(request_)
+    erased = store.folder / ".20260101-000000-00000000.erased"
+    abandoned = store.folder / ".20260101-000000-00000001.new"
+    arriving = store.folder / ".20260101-000000-00000002.new"
+    for folder in (erased, abandoned, arriving):
+        (folder / "inputs").mkdir(parents=True)
+    os.utime(abandoned, (0, 0))
+    store.sweep()
+    assert {path.name for path in store.folder.iterdir()} == {kept.id, arriving.name}
+
+
+def test_a_run_clears_half_written_files(store, request_):
+    run = store.create(request_)
+    (run.folder / "checkpoints" / ".last.pt.tmp").write_bytes(b"half")
+    run.checkpoint.write_bytes(b"whole")
+    run.clear_temporary()
+    assert [path.name for path in run.checkpoint.parent.iterdir()] == ["last.pt"]
+
+
 def test_an_existing_folder_is_left_alone(store, request_, tmp_path):
     (tmp_path / "mine").mkdir()
     with pytest.raises(RunError, match="exists already"):
@@ -115,4 +165,5 @@ def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError):
         write_atomically(path, "new")
+    assert path.stat().st_mode & 0o077 == 0
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["state.json"]

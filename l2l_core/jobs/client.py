@@ -10,13 +10,18 @@ import json
 import os
 import secrets
 from dataclasses import asdict, dataclass, field, fields
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+from filelock import FileLock
+
 from l2l_core.jobs.store import write_atomically
 
+PATIENCE_SECONDS = 120.0
+"""How long an answer may take; the first one of a run looks for its nearest images."""
 Message = tuple[dict[str, Any], list[bytes]]
 
 
@@ -62,8 +67,8 @@ PICTURES = ("truth", "hole", "original", "unlearned")
 class CompleterClient:
     """Asks the completer of one data folder."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, patience: float = PATIENCE_SECONDS) -> None:
+        self.root, self.patience = root, patience
 
     def compare(self, request: CompareRequest) -> list[CompareRow]:
         """Rows for a run: forget, nearest retain, retain, and any extra pictures.
@@ -87,8 +92,10 @@ class CompleterClient:
         try:
             with Client(address(self.root), authkey=authentication_key(self.root)) as connection:
                 send(connection, question, pictures)
+                if not connection.poll(self.patience):
+                    raise CompleterError("The comparison takes too long. Show fewer samples.")
                 reply, answers = receive(connection)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, AuthenticationError) as error:
             raise CompleterError("The inference process is not ready yet. Try again.") from error
         if "error" in reply:
             raise CompleterError(reply["error"])
@@ -126,6 +133,7 @@ def authentication_key(root: Path) -> bytes:
     """A secret of the data folder that both sides read; made on first use, for its owner's eyes."""
     path = root / "completer.key"
     if not path.is_file():
-        write_atomically(path, secrets.token_bytes(32))
-        path.chmod(0o600)
+        with FileLock(root / "completer.key.lock"):  # two that both make one would not agree
+            if not path.is_file():
+                write_atomically(path, secrets.token_bytes(32))
     return path.read_bytes()

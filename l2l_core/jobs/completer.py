@@ -9,19 +9,19 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
-from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
-from l2l_core.config import UnlearnRequest
-from l2l_core.datasets import DatasetError, ImageSet, forgotten_ids, load_image_set
-from l2l_core.evaluation.evaluate import sample
+from l2l_core.datasets import DatasetError, load_image_set
 from l2l_core.evaluation.features import load_feature_net
-from l2l_core.evaluation.metrics import cosine_with_truth, embed, nearest
+from l2l_core.evaluation.metrics import cosine_with_truth
 from l2l_core.images import ImageError, read_image, to_pil, to_png, to_tensor
 from l2l_core.jobs.client import (
     PICTURES,
@@ -33,6 +33,8 @@ from l2l_core.jobs.client import (
     receive,
     send,
 )
+from l2l_core.jobs.gallery import Gallery
+from l2l_core.jobs.runner import describe_error
 from l2l_core.jobs.store import Run, RunError, RunStore
 from l2l_core.masks import MaskError, mask_from_drawing, parse_mask
 from l2l_core.models import load_model
@@ -125,6 +127,8 @@ class Completer:
         return rows, images
 
     def _hole(self, request: CompareRequest, size: int) -> Tensor:
+        if request.mask.startswith("file:"):
+            raise MaskError("Draw the hole here; files are for the command line.")
         if request.mask != "drawn":
             return parse_mask(request.mask, size, seeded(request.seed, 30))
         if request.drawing is None:
@@ -142,45 +146,6 @@ class Completer:
                 images.to(self.device), hole.to(self.device), generator=seeded(seed, 31)
             )
         return completed.float().cpu()
-
-
-class Gallery:
-    """The images a run can be looked at with, in a fixed order of its seed."""
-
-    def __init__(self, request: UnlearnRequest, size: int, base: Path) -> None:
-        forgotten = forgotten_ids(request.forget)
-        self.forget = _interleaved(
-            [
-                _shuffled(part, request.seed)
-                for split in ("test", "train")
-                if (part := _optional(request.forget, size, split, base)) is not None
-            ]
-        )
-        kept = dict(split="train", base=base, without=forgotten)
-        trained = sample(load_image_set(request.retain, size, **kept), 2048, request.seed)  # type: ignore[arg-type]
-        net = load_feature_net()
-        self.neighbours = trained.subset(
-            nearest(embed(net, self.forget.images()), embed(net, trained.images()), 1)[
-                :, 0
-            ].tolist()
-        )
-        held_out = _optional(request.retain, size, "test", base, forgotten)
-        self.retain = _shuffled(held_out or trained, request.seed)
-
-    def page(self, page: int, count: int) -> tuple[list[dict[str, Any]], Tensor]:
-        """Rows without scores, and their images."""
-        rows: list[dict[str, Any]] = []
-        images = []
-        for role, source in (
-            ("forget", self.forget),
-            ("nearest", self.neighbours),
-            ("retain", self.retain),
-        ):
-            wanted = range(page * count, (page + 1) * count)
-            index = [i % len(source) for i in wanted][: len(source)]
-            images.append(source.images(index))
-            rows += [{"role": role, "label": _label(source, i)} for i in index]
-        return rows, torch.cat(images)
 
 
 def read_drawing(data: bytes) -> Image.Image:
@@ -202,23 +167,29 @@ def read_drawing(data: bytes) -> Image.Image:
 
 
 def serve(store: RunStore, device: str = "auto", parent: int | None = None) -> None:
-    """Answer requests, one at a time, until SIGTERM or until the parent process is gone."""
-    completer = Completer(store, device)
+    """Answer requests, one at a time, until SIGTERM or until the parent process is gone.
+
+    Raises:
+        Timeout: another completer serves this data folder.
+    """
     place = address(store.root)
-    if os.path.exists(place):
-        os.unlink(place)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    if parent is not None:
-        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-    threading.Thread(target=_warm_up, daemon=True).start()
-    with Listener(place, authkey=authentication_key(store.root)) as listener:
-        logger.info("ready on %s", completer.device)
-        while True:
-            try:
-                with listener.accept() as connection:
-                    _answer(completer, connection)
-            except (OSError, EOFError, ValueError) as error:
-                logger.warning("dropped a connection: %s", type(error).__name__)
+    # Some seconds, in which one that lost its parent leaves.
+    with FileLock(store.root / "completer.lock", timeout=5):
+        completer = Completer(store, device)
+        _remove(place)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: _leave(place))
+        if parent is not None:
+            threading.Thread(target=_leave_with, args=(parent, place), daemon=True).start()
+        threading.Thread(target=_warm_up, daemon=True).start()
+        with Listener(place, backlog=16, authkey=authentication_key(store.root)) as listener:
+            logger.info("ready on %s", completer.device)
+            while True:
+                try:
+                    with listener.accept() as connection:
+                        _answer(completer, connection)
+                except (OSError, EOFError, ValueError, AuthenticationError) as error:
+                    logger.warning("dropped a connection: %s", type(error).__name__)
 
 
 def _answer(completer: Completer, connection: Connection) -> None:
@@ -228,7 +199,7 @@ def _answer(completer: Completer, connection: Connection) -> None:
     except (RunError, MaskError, ImageError, DatasetError, ValueError) as error:
         head, answers = {"error": str(error)}, []
     except Exception as error:
-        logger.error("a comparison failed with %s", type(error).__name__, exc_info=True)
+        logger.error("a comparison failed with %s", describe_error(error))
         head, answers = {"error": "The comparison failed; the log has the details."}, []
     send(connection, head, answers)
 
@@ -239,47 +210,20 @@ def _warm_up() -> None:
     load_feature_net()
 
 
-def _leave_with(parent: int) -> None:
+def _leave_with(parent: int, place: str) -> None:
     while os.getppid() == parent:
         time.sleep(1)
+    _leave(place)
+
+
+def _leave(place: str) -> None:
+    _remove(place)
     os._exit(0)
 
 
-def _optional(
-    specs: tuple[str, ...],
-    size: int,
-    split: str,
-    base: Path,
-    without: frozenset[str] = frozenset(),
-) -> ImageSet | None:
-    try:
-        return load_image_set(specs, size, split=split, base=base, without=without)
-    except DatasetError:
-        return None
-
-
-def _shuffled(images: ImageSet, seed: int) -> ImageSet:
-    return images.subset(torch.randperm(len(images), generator=seeded(seed, 32)).tolist())
-
-
-def _interleaved(parts: list[ImageSet]) -> ImageSet:
-    """Held-out and trained images in turn while there are both; uploads have one part only."""
-    if len(parts) == 1 or all(source is None for source in parts[0].sources):
-        return parts[0]
-    first, second = parts
-    pixels = torch.cat([first.pixels, second.pixels])
-    sources = (*first.sources, *second.sources)
-    pairs = zip(range(len(first)), range(len(first), len(pixels)), strict=False)
-    turn = [place for pair in pairs for place in pair]
-    rest = [place for place in range(len(pixels)) if place not in set(turn)]
-    return ImageSet(pixels, sources).subset(turn + rest)
-
-
-def _label(images: ImageSet, place: int) -> str:
-    source = images.sources[place]
-    if source is None:
-        return f"Image {place + 1}"
-    return f"{source.name} · {'held out' if source.split == 'test' else 'trained on'}"
+def _remove(place: str) -> None:
+    with suppress(OSError):  # a Windows pipe goes by itself
+        os.unlink(place)
 
 
 def _shown(image: Image.Image) -> bytes:
@@ -290,6 +234,11 @@ def _shown(image: Image.Image) -> bytes:
 def main(device: str = "auto", parent: int | None = None) -> int:
     """Serve the data folder; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s completer %(message)s")
+    os.umask(0o077)
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
-    serve(RunStore(), device, parent)
+    try:
+        serve(RunStore(), device, parent)
+    except Timeout:
+        logger.error("Another completer serves this data folder already.")
+        return 1
     return 0

@@ -6,30 +6,31 @@ import errno
 import logging
 import os
 import platform
+import re
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor
+from filelock import Timeout
+from safetensors import SafetensorError
 
 from l2l_core.config import UnlearnRequest, dump_json
 from l2l_core.evaluation.evaluate import evaluate, evaluation_sets
 from l2l_core.evaluation.report import verdict
-from l2l_core.images import to_pil
+from l2l_core.jobs.previews import Previews
 from l2l_core.jobs.store import Run, RunError, RunStore, create_run, write_atomically
-from l2l_core.masks import parse_mask
 from l2l_core.models import load_model
-from l2l_core.models.base import ImageToImageModel
 from l2l_core.models.checkpoints import file_digest, save_weights, state_digest
-from l2l_core.runtime import autocast, choose_device, describe_device
+from l2l_core.runtime import choose_device, describe_device
 from l2l_core.unlearning.trainer import FrozenPartChangedError, NonFiniteLossError, Trainer
 
-PREVIEW_MASK, PREVIEW_TILES, PREVIEW_SIDE, PREVIEW_GAP = "centre:0.5", 5, 128, 6
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "safetensors", "pillow", "numpy")
+FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 logger = logging.getLogger(__name__)
 
 Stop = Callable[[], bool]
@@ -45,28 +46,50 @@ def execute(run: Run, *, should_stop: Stop = lambda: False, on_event: OnEvent | 
 
     A run that has a checkpoint goes on from it. `should_stop` is asked after every step; a stopped
     run is “interrupted” and can go on, a cancelled one keeps its weights so far. Errors end the run
-    as “failed” with a plain message."""
+    as “failed” with a plain message.
+
+    Raises:
+        RunError: another process executes this run.
+    """
     session = _Session(run, on_event)
     try:
+        with run.execution_lock() if session.is_main else nullcontext():
+            return _execute(session, should_stop)
+    except Timeout as error:
+        raise RunError("Another process executes this run already.") from error
+
+
+def _execute(session: _Session, should_stop: Stop) -> str:
+    run = session.run
+    try:
+        session.begin()
         session.train(should_stop)
         session.finish()
-        status, message = "done", ""
+        return "done"
     except Stopped as stopped:
         status, message = stopped.args
+    except KeyboardInterrupt:
+        status, message = "interrupted", "Interrupted; can go on from the last checkpoint."
     except (NonFiniteLossError, FrozenPartChangedError, ValueError) as error:
         status, message = "failed", str(error)
     except torch.OutOfMemoryError:
         status, message = "failed", "The device ran out of memory. Choose a smaller batch."
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
         status = "failed"
-        message = "The disk is full." if full else "A file could not be read or written."
+        message = "A file could not be read or written."
+        if error.errno in FULL_DISK:
+            message = "The disk is full."
         logger.error("Run %s: %s", run.id, errno.errorcode.get(error.errno or 0, "I/O error"))
     except Exception as error:
         status, message = "failed", "Something unexpected went wrong; the log has the details."
-        logger.error("Run %s failed with %s", run.id, type(error).__name__, exc_info=True)
+        logger.error("Run %s failed with %s", run.id, describe_error(error))
     session.end(status, message)
     return status
+
+
+def describe_error(error: BaseException) -> str:
+    """An error's type and where it arose; not its message, which may name somebody's file."""
+    return type(error).__name__ + "\n" + "".join(traceback.format_tb(error.__traceback__))
 
 
 def unlearn(folder: str | Path | None = None, **settings: Any) -> Run:
@@ -86,7 +109,11 @@ def unlearn(folder: str | Path | None = None, **settings: Any) -> Run:
     """
     request = UnlearnRequest.from_dict(settings)
     place = Path(folder).absolute() if folder else None
-    run = create_run(place, request) if place else RunStore().create(request)
+    run = (
+        create_run(place, request, status="running")
+        if place
+        else RunStore().create(request, status="running")
+    )
     if execute(run) != "done":
         raise RunError(run.state.message)
     return run
@@ -114,14 +141,26 @@ class _Session:
     def __init__(self, run: Run, on_event: OnEvent | None) -> None:
         self.run, self.request, self.on_event = run, run.request, on_event
         self.is_main = int(os.environ.get("RANK", "0")) == 0
+        self.previews: Previews | None = None
+
+    def begin(self) -> None:
+        """Say that the run is being executed."""
+        if self.is_main:
+            self.run.clear_temporary()
+            started = self.run.state.started or time.time()
+            self.run.set_state(status="running", started=started, finished=None, message="")
 
     def train(self, should_stop: Stop) -> None:
         """Open everything, then step to the end."""
         self.event("stage", text="Opening the model and the images")
         self.trainer = trainer = Trainer.from_request(self.request, self.run.folder)
         if self.run.checkpoint.is_file():
-            trainer.load_state_dict(torch.load(self.run.checkpoint, weights_only=True))
+            state = torch.load(self.run.checkpoint, map_location="cpu", weights_only=True)
+            trainer.load_state_dict(state)
             self.event("stage", text=f"Going on after step {trainer.step}")
+        if self.is_main:
+            self.run.rewind_events(trainer.step)
+            self.run.set_state(step=trainer.step)
         self.event(
             "stage",
             text=f"Unlearning {len(trainer.forget)} images, retaining {len(trainer.retain)}",
@@ -130,7 +169,9 @@ class _Session:
             processes=trainer.accelerator.num_processes,
         )
         started, first = time.monotonic(), trainer.step
-        self.preview_start()
+        if self.request.preview_every and self.is_main:
+            self.previews = Previews(trainer, self.run.previews)
+            self.preview(trainer.step)
         for record in trainer.steps():
             rate = (time.monotonic() - started) / (record.step - first)
             eta = rate * (record.steps - record.step)
@@ -140,17 +181,30 @@ class _Session:
             last = record.step == record.steps
             if _due(self.request.preview_every, record.step) or last:
                 self.preview(record.step)
-            if _due(self.request.checkpoint_every, record.step) and not last:
-                self.save_checkpoint()
-            if self.run.cancel_requested() and not last:
+            cancelled, stopped = self.agree(self.run.cancel_requested(), should_stop())
+            if cancelled and not last:
                 self.save_weights()
                 raise Stopped("cancelled", f"Cancelled after step {record.step}.")
-            if should_stop() and not last:
+            # Also after the last step: a run killed while it is measured is only measured again.
+            every = self.request.checkpoint_every
+            if stopped or _due(every, record.step) or (last and every):
                 self.save_checkpoint()
+            if stopped:
                 raise Stopped("interrupted", f"Interrupted after step {record.step}; can go on.")
 
+    def agree(self, *wishes: bool) -> list[bool]:
+        """What any process wishes, the same in all: one that left alone would hang the others."""
+        accelerator = self.trainer.accelerator
+        if accelerator.num_processes == 1:
+            return list(wishes)
+        votes = torch.tensor(wishes, dtype=torch.float32, device=self.trainer.device)
+        return [bool(vote) for vote in accelerator.reduce(votes, reduction="sum").tolist()]
+
     def finish(self) -> None:
-        """Write the weights, measure, and close the folder with its manifest."""
+        """Write the weights, measure, and close the folder with its manifest.
+
+        A kill between any two of these lines leaves a run that goes on or counts as done.
+        """
         if not self.is_main:
             return
         self.event("stage", text="Writing the weights")
@@ -161,12 +215,16 @@ class _Session:
         metrics = evaluate(self.request, trainer.teacher, trainer.student, sets)
         write_atomically(self.run.folder / "metrics.json", dump_json(metrics))
         self.event("metrics", text=verdict(metrics))
-        self.run.checkpoint.unlink(missing_ok=True)
+        self.event("end", status="done", message="")
         self.write_manifest(digest)
+        self.run.set_state(status="done", finished=time.time(), message="")
+        with suppress(OSError):
+            self.run.checkpoint.unlink(missing_ok=True)
 
     def end(self, status: str, message: str) -> None:
-        """The last word of this execution."""
-        self.event("end", status=status, message=message)
+        """The last word of an execution that did not finish."""
+        with suppress(OSError):  # on a full disk the state matters more
+            self.event("end", status=status, message=message)
         if self.is_main:
             self.run.set_state(status=status, finished=time.time(), message=message)
 
@@ -178,67 +236,28 @@ class _Session:
         if self.on_event:
             self.on_event(event)
 
-    def preview_start(self) -> None:
-        """What previews compare with: holes, and what the original makes of them."""
-        if not self.request.preview_every or not self.is_main:
-            return
-        trainer = self.trainer
-        size = trainer.student.image_size
-        self.hole = parse_mask(PREVIEW_MASK, size)
-        # Evenly spread over the set, so that groups in its order all show.
-        self.shown = {
-            name: images.images(
-                torch.linspace(0, len(images) - 1, min(PREVIEW_TILES, len(images))).long()
-            )
-            for name, images in (("forget", trainer.forget), ("retain", trainer.retain))
-        }
-        for name, images in self.shown.items():
-            holed = torch.where(self.hole, torch.full_like(images, 0.5), images)
-            self.write_strip(f"{name}-input", holed)
-            self.write_strip(f"{name}-original", self.completed(trainer.teacher, images))
-        self.preview(trainer.step)
-
     def preview(self, step: int) -> None:
         """What the student makes of the shown images now."""
-        if not self.request.preview_every or not self.is_main:
-            return
-        for name, images in self.shown.items():
-            self.write_strip(f"{name}-{step:06d}", self.completed(self.trainer.student, images))
-        self.event("preview", step=step)
-
-    def completed(self, model: ImageToImageModel, images: Tensor) -> Tensor:
-        """Completions under the preview's hole and seed."""
-        generator = torch.Generator().manual_seed(self.request.seed)
-        device = self.trainer.device
-        with autocast(device, self.trainer.precision):
-            return model.complete(images.to(device), self.hole.to(device), generator=generator)
-
-    def write_strip(self, name: str, images: Tensor) -> None:
-        """Pictures side by side as one file."""
-        tiles, pitch = to_pil(images), PREVIEW_SIDE + PREVIEW_GAP
-        strip = Image.new("RGBA", (pitch * len(tiles) - PREVIEW_GAP, PREVIEW_SIDE))
-        for place, tile in enumerate(tiles):
-            sized = tile.resize((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BICUBIC)
-            strip.paste(sized, (pitch * place, 0))
-        temporary = self.run.previews / f".{name}.png"
-        strip.save(temporary)
-        temporary.replace(self.run.previews / f"{name}.png")
+        if self.previews:
+            self.previews.update(step)
+            self.event("preview", step=step)
 
     def save_checkpoint(self) -> None:
         """Everything a resumed run needs, replaced atomically."""
         if not self.is_main:
             return
-        temporary = self.run.checkpoint.with_suffix(".tmp")
+        temporary = self.run.checkpoint.with_name(".last.pt.tmp")
         try:
-            with temporary.open("wb") as file:
-                torch.save(self.trainer.state_dict(), file)
+            state = self.trainer.state_dict()
+            with _full_disk_is_an_os_error(), temporary.open("wb") as file:
+                torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.run.checkpoint)
-        except RuntimeError as error:  # torch reports a full disk as a failed archive
-            raise OSError(errno.ENOSPC, "checkpoint not written") from error
         finally:
             temporary.unlink(missing_ok=True)
+        if self.run.state.deaths:
+            self.run.set_state(deaths=0)
 
     def save_weights(self) -> str:
         """The student as a file that `load_model(checkpoint=…)` opens; returns its digest."""
@@ -246,7 +265,8 @@ class _Session:
             return ""
         student = self.trainer.student
         description = student.describe() | {"run": self.run.id, "steps": self.trainer.step}
-        return save_weights(student.state_dict(), self.run.weights, description)
+        with _full_disk_is_an_os_error():
+            return save_weights(student.state_dict(), self.run.weights, description)
 
     def write_manifest(self, weights_digest: str) -> None:
         """Versions and digests; its presence says that the folder is complete."""
@@ -263,6 +283,16 @@ class _Session:
             | {"weights/unlearned.safetensors": weights_digest},
         }
         write_atomically(self.run.folder / "manifest.json", dump_json(manifest))
+
+
+@contextmanager
+def _full_disk_is_an_os_error() -> Iterator[None]:
+    """torch reports a full disk as a failed archive, safetensors as an error of its own."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.ENOSPC, "not written") from error
 
 
 def _due(every: int, step: int) -> bool:

@@ -1,7 +1,7 @@
 """A run is a folder: request, state, events, checkpoints, previews, weights, metrics; manifest
 last.
 
-    runs/20261123-071503-k3f9/
+    runs/20261123-071503-5f0a9c31/
         request.json  state.json  events.jsonl  metrics.json  manifest.json
         inputs/forget/0001.png …    uploads, re-encoded, without their names
         previews/forget-000010.png …
@@ -21,16 +21,21 @@ import shutil
 import time
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from PIL import Image
 
 from l2l_core.config import UnlearnRequest, dump_json
 
 STATUSES = ("queued", "running", "done", "failed", "cancelled", "interrupted")
 FINISHED = ("done", "failed", "cancelled", "interrupted")
+GONE = "There is no such run; it may have been erased."
+_BUILDING, _ERASED = ".new", ".erased"
+_BUILDING_SECONDS = 600  # nobody needs longer to write a submission
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
 _EXPORTED = ("request.json", "state.json", "events.jsonl", "metrics.json", "manifest.json")
 
@@ -48,10 +53,11 @@ def data_root() -> Path:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file so that readers see the old or the new content, also after a crash."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Replace a file, for its owner's eyes only; readers see the old or the new content."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -73,6 +79,7 @@ class RunState:
     message: str = ""
     step: int = 0
     steps: int = 0
+    deaths: int = 0  # of workers that executed it, since its last checkpoint
 
 
 class Run:
@@ -88,12 +95,21 @@ class Run:
     @property
     def request(self) -> UnlearnRequest:
         """What was asked."""
-        return UnlearnRequest.from_dict(json.loads((self.folder / "request.json").read_text()))
+        return UnlearnRequest.from_dict(json.loads((self.folder / "request.json").read_bytes()))
 
     @property
     def state(self) -> RunState:
-        """How far it is."""
-        return RunState(**json.loads((self.folder / "state.json").read_text()))
+        """How far it is.
+
+        Raises:
+            RunError: erased meanwhile, or damaged.
+        """
+        try:
+            return RunState(**json.loads((self.folder / "state.json").read_bytes()))
+        except FileNotFoundError as error:
+            raise RunError(GONE) from error
+        except (ValueError, TypeError) as error:
+            raise RunError("This run's folder is damaged; its state cannot be read.") from error
 
     def set_state(self, **changes: Any) -> RunState:
         """Change some fields of the state; returns the new state."""
@@ -105,13 +121,17 @@ class Run:
     def metrics(self) -> dict[str, Any] | None:
         """What `evaluate` measured, once it has."""
         path = self.folder / "metrics.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        return json.loads(path.read_bytes()) if path.is_file() else None
 
     def log(self, kind: str, **values: Any) -> dict[str, Any]:
         """Append one event; returns it."""
         event = {"kind": kind, "time": round(time.time(), 3), **values}
-        line = json.dumps(event, ensure_ascii=False) + "\n"
-        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+        line = json.dumps(event, ensure_ascii=False).encode() + b"\n"
+        with (self.folder / "events.jsonl").open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # torn by a kill; the new line must not share its fate
+                    line = b"\n" + line
             file.write(line)
         return event
 
@@ -120,14 +140,21 @@ class Run:
         path = self.folder / "events.jsonl"
         if not path.is_file():
             return []
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         found = []
-        for line in lines[start:]:
-            try:
+        for line in path.read_bytes().split(b"\n")[:-1]:
+            with suppress(ValueError):  # torn by a kill
                 found.append(json.loads(line))
-            except json.JSONDecodeError:  # torn by a kill; what follows is whole
-                continue
-        return found
+        return found[start:]
+
+    def rewind_events(self, step: int) -> None:
+        """Drop the records of steps after `step`: a resumed run takes them again."""
+        kept = [event for event in self.events() if event.get("step", 0) <= step]
+        lines = [json.dumps(event, ensure_ascii=False) + "\n" for event in kept]
+        write_atomically(self.folder / "events.jsonl", "".join(lines))
+
+    def execution_lock(self) -> FileLock:
+        """Held by the process that executes the run; the system frees it when that process dies."""
+        return FileLock(self.folder / "executing.lock", timeout=0)
 
     def request_cancel(self) -> None:
         """Ask whoever executes this run to stop after the current step."""
@@ -137,6 +164,11 @@ class Run:
         """Whether somebody asked."""
         return (self.folder / "cancel").exists()
 
+    def clear_temporary(self) -> None:
+        """Remove what a killed process left half written."""
+        for path in self.folder.rglob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
 
 def create_run(
     folder: Path,
@@ -144,16 +176,18 @@ def create_run(
     *,
     owner: str = "",
     title: str = "",
+    status: str = "queued",
     forget_images: Sequence[Image.Image] = (),
     retain_images: Sequence[Image.Image] = (),
 ) -> Run:
-    """Write a queued run; pictures become `inputs:forget` and `inputs:retain`, without names.
+    """Write a run that waits; pictures become `inputs:forget` and `inputs:retain`, without names.
 
     Args:
         folder: the run's folder, which must not exist.
         request: what to do.
         owner: whose run it is, "" for nobody's in particular.
         title: a few words for lists.
+        status: “queued” for the worker to take, “running” if the caller executes it.
         forget_images: uploads the request's `inputs:forget` stands for.
         retain_images: uploads the request's `inputs:retain` stands for.
 
@@ -163,20 +197,24 @@ def create_run(
     if folder.exists():
         raise RunError(f"“{folder.name}” exists already. Choose another folder.")
     # Built beside and renamed, so that no one ever claims half a run.
-    building = folder.with_name(f".{folder.name}.new")
+    building = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{_BUILDING}")
     building.mkdir(parents=True, mode=0o700)
-    for name, images in (("forget", forget_images), ("retain", retain_images)):
-        if images:
-            (building / "inputs" / name).mkdir(parents=True)
-        for number, image in enumerate(images, start=1):
-            pixels = Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
-            pixels.save(building / "inputs" / name / f"{number:04d}.png")
-    for name in ("previews", "checkpoints", "weights"):
-        (building / name).mkdir()
-    (building / "request.json").write_text(dump_json(request.to_dict()))
-    state = RunState("queued", owner, title, submitted=time.time(), steps=request.steps)
-    (building / "state.json").write_text(dump_json(asdict(state)))
-    building.rename(folder)
+    try:
+        for name, images in (("forget", forget_images), ("retain", retain_images)):
+            if images:
+                (building / "inputs" / name).mkdir(parents=True)
+            for number, image in enumerate(images, start=1):
+                pixels = Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
+                pixels.save(building / "inputs" / name / f"{number:04d}.png")
+        for name in ("previews", "checkpoints", "weights"):
+            (building / name).mkdir()
+        write_atomically(building / "request.json", dump_json(request.to_dict()))
+        state = RunState(status, owner, title, submitted=time.time(), steps=request.steps)
+        write_atomically(building / "state.json", dump_json(asdict(state)))
+        building.rename(folder)
+    except BaseException:  # a full disk, say: no uploads may stay behind
+        shutil.rmtree(building, ignore_errors=True)
+        raise
     return Run(folder)
 
 
@@ -189,7 +227,7 @@ class RunStore:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def create(self, request: UnlearnRequest, **details: Any) -> Run:
-        """Write a queued run into this data folder; details as in `create_run`."""
+        """Write a run into this data folder; details as in `create_run`."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         return create_run(self.folder / f"{stamp}-{secrets.token_hex(4)}", request, **details)
 
@@ -201,18 +239,25 @@ class RunStore:
         """
         folder = self.folder / run_id
         if not _RUN_ID.fullmatch(run_id) or not (folder / "state.json").is_file():
-            raise RunError("There is no such run; it may have been erased.")
+            raise RunError(GONE)
         return Run(folder)
+
+    def states(self) -> list[tuple[Run, RunState]]:
+        """All runs with their states, newest first; what is being erased or damaged is left out."""
+        found = []
+        for folder in self.folder.iterdir():
+            if _RUN_ID.fullmatch(folder.name):
+                with suppress(RunError):
+                    found.append((Run(folder), Run(folder).state))
+        return sorted(found, key=lambda pair: (pair[1].submitted, pair[0].id), reverse=True)
 
     def runs(self, owner: str | None = None) -> list[Run]:
         """All runs, or one owner's, newest first."""
-        found = [
-            Run(folder)
-            for folder in self.folder.iterdir()
-            if _RUN_ID.fullmatch(folder.name) and (folder / "state.json").is_file()
-        ]
-        found.sort(key=lambda run: (run.state.submitted, run.id), reverse=True)
-        return [run for run in found if owner is None or run.state.owner == owner]
+        return [run for run, state in self.states() if owner is None or state.owner == owner]
+
+    def changing(self) -> FileLock:
+        """Held while a run is taken, cancelled or erased, so that these never cross."""
+        return FileLock(self.root / "queue.lock")
 
     def delete(self, run_id: str) -> str:
         """Erase a run; returns a sentence on what was erased.
@@ -220,19 +265,28 @@ class RunStore:
         Raises:
             RunError: no such run, or it is being executed.
         """
-        run = self.get(run_id)
-        if run.state.status == "running":
-            raise RunError("This run is being executed. Cancel it first.")
-        inputs = sum(1 for _ in (run.folder / "inputs").rglob("*.png"))
-        files = [path for path in run.folder.rglob("*") if path.is_file()]
+        with self.changing():
+            run = self.get(run_id)
+            if run.state.status == "running":
+                raise RunError("This run is being executed. Cancel it first.")
+            gone = run.folder.with_name(f".{run.id}{_ERASED}")
+            run.folder.rename(gone)
+        inputs = sum(1 for _ in (gone / "inputs").rglob("*.png"))
+        files = [path for path in gone.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
-        gone = run.folder.with_name(f".{run.id}.erased")
-        run.folder.rename(gone)
         shutil.rmtree(gone)
         return (
             f"Erased {len(files)} files ({size / 1e6:.1f} MB): {inputs} uploaded images, their "
             "previews, the weights, the events and the numbers of this run."
         )
+
+    def sweep(self) -> None:
+        """Finish erasing what a killed process left half erased or half written."""
+        for folder in self.folder.glob(f".*{_ERASED}"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in self.folder.glob(f".*{_BUILDING}"):
+            if time.time() - folder.stat().st_mtime > _BUILDING_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def export(self, run_id: str, path: Path) -> Path:
         """Write a zip of request, events, numbers and weights; no uploads, no previews.

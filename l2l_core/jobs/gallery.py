@@ -1,0 +1,96 @@
+"""The images a run is compared on: forget, their nearest retain images, and retain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l2l_core.config import UnlearnRequest
+from l2l_core.datasets import DatasetError, ImageSet, forgotten_ids, load_image_set
+from l2l_core.evaluation.evaluate import sample
+from l2l_core.evaluation.features import load_feature_net
+from l2l_core.evaluation.metrics import embed, nearest
+from l2l_core.runtime import seeded
+
+MOST = 24
+"""Samples of a role that one answer holds at most."""
+
+
+class Gallery:
+    """The images a run can be looked at with, in a fixed order of its seed."""
+
+    def __init__(self, request: UnlearnRequest, size: int, base: Path) -> None:
+        forgotten = forgotten_ids(request.forget)
+        self.forget = _interleaved(
+            [
+                _shuffled(part, request.seed)
+                for split in ("test", "train")
+                if (part := _optional(request.forget, size, split, base)) is not None
+            ]
+        )
+        kept = dict(split="train", base=base, without=forgotten)
+        trained = sample(load_image_set(request.retain, size, **kept), 2048, request.seed)  # type: ignore[arg-type]
+        net = load_feature_net()
+        self.neighbours = trained.subset(
+            nearest(embed(net, self.forget.images()), embed(net, trained.images()), 1)[
+                :, 0
+            ].tolist()
+        )
+        held_out = _optional(request.retain, size, "test", base, forgotten)
+        self.retain = _shuffled(held_out or trained, request.seed)
+
+    def page(self, page: int, count: int) -> tuple[list[dict[str, Any]], Tensor]:
+        """Rows without scores, and their images; at most `MOST` of a role."""
+        count = min(count, MOST)
+        rows: list[dict[str, Any]] = []
+        images = []
+        for role, source in (
+            ("forget", self.forget),
+            ("nearest", self.neighbours),
+            ("retain", self.retain),
+        ):
+            wanted = range(page * count, (page + 1) * count)
+            index = [i % len(source) for i in wanted][: len(source)]
+            images.append(source.images(index))
+            rows += [{"role": role, "label": _label(source, i)} for i in index]
+        return rows, torch.cat(images)
+
+
+def _optional(
+    specs: tuple[str, ...],
+    size: int,
+    split: str,
+    base: Path,
+    without: frozenset[str] = frozenset(),
+) -> ImageSet | None:
+    try:
+        return load_image_set(specs, size, split=split, base=base, without=without)
+    except DatasetError:
+        return None
+
+
+def _shuffled(images: ImageSet, seed: int) -> ImageSet:
+    return images.subset(torch.randperm(len(images), generator=seeded(seed, 32)).tolist())
+
+
+def _interleaved(parts: list[ImageSet]) -> ImageSet:
+    """Held-out and trained images in turn while there are both; uploads have one part only."""
+    if len(parts) == 1 or all(source is None for source in parts[0].sources):
+        return parts[0]
+    first, second = parts
+    pixels = torch.cat([first.pixels, second.pixels])
+    sources = (*first.sources, *second.sources)
+    pairs = zip(range(len(first)), range(len(first), len(pixels)), strict=False)
+    turn = [place for pair in pairs for place in pair]
+    rest = [place for place in range(len(pixels)) if place not in set(turn)]
+    return ImageSet(pixels, sources).subset(turn + rest)
+
+
+def _label(images: ImageSet, place: int) -> str:
+    source = images.sources[place]
+    if source is None:
+        return f"Image {place + 1}"
+    return f"{source.name} · {'held out' if source.split == 'test' else 'trained on'}"

@@ -1,0 +1,58 @@
+"""Strips of pictures that show a run's progress: what the student makes of the same few images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from l2l_core.datasets import ImageSet
+from l2l_core.images import to_pil
+from l2l_core.masks import parse_mask
+from l2l_core.models.base import ImageToImageModel
+from l2l_core.runtime import autocast
+from l2l_core.unlearning.trainer import Trainer
+
+MASK, TILES, SIDE, GAP = "centre:0.5", 5, 128, 6
+
+
+class Previews:
+    """Writes `forget-input.png` and `forget-original.png` at once, `forget-000010.png` and so on
+    when asked, and the same for retain."""
+
+    def __init__(self, trainer: Trainer, folder: Path) -> None:
+        self.trainer, self.folder = trainer, folder
+        self.hole = parse_mask(MASK, trainer.student.image_size)
+        self.shown = {"forget": _spread(trainer.forget), "retain": _spread(trainer.retain)}
+        for name, images in self.shown.items():
+            self._write(f"{name}-input", torch.where(self.hole, 0.5, images))
+            self._write(f"{name}-original", self._completed(trainer.teacher, images))
+
+    def update(self, step: int) -> None:
+        """Write what the student makes of the images after this step."""
+        for name, images in self.shown.items():
+            self._write(f"{name}-{step:06d}", self._completed(self.trainer.student, images))
+
+    def _completed(self, model: ImageToImageModel, images: Tensor) -> Tensor:
+        """Completions under the same hole and seed every time."""
+        generator = torch.Generator().manual_seed(self.trainer.request.seed)
+        device = self.trainer.device
+        with autocast(device, self.trainer.precision):
+            return model.complete(images.to(device), self.hole.to(device), generator=generator)
+
+    def _write(self, name: str, images: Tensor) -> None:
+        tiles, pitch = to_pil(images), SIDE + GAP
+        strip = Image.new("RGBA", (pitch * len(tiles) - GAP, SIDE))
+        for place, tile in enumerate(tiles):
+            sized = tile.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+            strip.paste(sized, (pitch * place, 0))
+        temporary = self.folder / f".{name}.png.tmp"
+        strip.save(temporary, format="PNG")
+        temporary.replace(self.folder / f"{name}.png")
+
+
+def _spread(images: ImageSet) -> Tensor:
+    """A few images (n, 3, S, S), evenly over the set, so that groups in its order all show."""
+    return images.images(torch.linspace(0, len(images) - 1, min(TILES, len(images))).long())

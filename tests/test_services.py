@@ -212,7 +212,7 @@ def metrics(retain_after, forget_after):
     ("retain_after", "forget_after", "words"),
     [
         (0.79, 0.41, ["destroyed", "kept", "kept"]),
-        (0.7, 0.6, ["partly gone", "kept", "changed"]),
+        (0.7, 0.6, ["60% of the way to noise", "kept", "changed"]),
         (0.81, 0.9, ["still there", "kept", "kept"]),
     ],
 )

@@ -6,11 +6,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from l2l_core.evaluation.report import GONE, forgotten_share
 from l2l_core.jobs.store import FINISHED, Run
 from l2l_core.models import MODELS
 from ui.form import count
 
 KEPT_WITHIN = 0.02
+MOSTLY_GONE = 0.8
 """A mean cosine on retain images that falls by no more counts as kept."""
 
 
@@ -95,8 +97,10 @@ def scores(metrics: dict[str, Any]) -> tuple[Score, ...]:
         noise = cosine.get("noise")
         fell = cosine["before"] - cosine["after"]
         if role == "forget":
-            good = noise is None or cosine["after"] <= noise + KEPT_WITHIN
-            word = "destroyed" if good else "partly gone" if fell > KEPT_WITHIN else "still there"
+            share = forgotten_share(cosine)
+            good = share >= MOSTLY_GONE
+            word = "still there" if share == 0 else f"{share:.0%} of the way to noise"
+            word = "destroyed" if share >= GONE else word
         else:
             good = fell <= KEPT_WITHIN
             word = "kept" if good else "changed"

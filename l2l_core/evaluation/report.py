@@ -7,6 +7,8 @@ from typing import Any
 from rich.table import Table
 
 SET_NAMES = {"retain": "Retain", "neighbours": "Nearest retain", "forget": "Forget"}
+GONE = 0.95
+"""Share of the way to the noise level from which nothing of an image is left to see."""
 LIMITS = (
     "This is approximate unlearning: there is no formal guarantee, and fine-tuning can bring back "
     "what was forgotten.",
@@ -43,20 +45,30 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     return table
 
 
+def forgotten_share(cosine: dict[str, float]) -> float:
+    """How far forget images went from where they were (0) to the noise level (1), from their mean
+    cosines `before`, `after` and `noise`.
+    """
+    way = cosine["before"] - cosine["noise"]
+    if way <= 0:  # the original could not complete them in the first place
+        return 1.0
+    return min(1.0, max(0.0, (cosine["before"] - cosine["after"]) / way))
+
+
 def verdict(metrics: dict[str, Any]) -> str:
     """One sentence for people: what was kept, what was lost."""
     retain, forget = (metrics["sets"][name]["cosine"] for name in ("retain", "forget"))
     kept = abs(retain["change"]) <= 0.02
-    gone = forget["after"] <= forget["noise"] + 0.02
+    share = forgotten_share(forget)
+    gone = share >= GONE
     first = "Retain images look as before" if kept else "Retain images changed"
     second = (
         "forget images come out as if the model saw only noise"
         if gone
-        else "forget images are only partly gone"
+        else f"forget images are {share:.0%} of the way to noise"
     )
-    joined = f"{first}, and {second}" if kept == gone else f"{first}, but {second}"
     return (
-        f"{joined}: similarity to the truth went from {retain['before']:.2f} to "
+        f"{first}, and {second}: similarity to the truth went from {retain['before']:.2f} to "
         f"{retain['after']:.2f} on retain and from {forget['before']:.2f} to "
         f"{forget['after']:.2f} on forget images (noise gives {forget['noise']:.2f})."
     )

@@ -2,7 +2,8 @@
 
 What comes out of `read_image` is plain 8-bit RGB with nothing else attached: no metadata, no hidden
 colours under transparency, no further frames. PyTorch is imported only inside the two tensor
-functions, because the web process checks uploads and must not load it."""
+functions, because the web process checks uploads and must not load it.
+"""
 
 from __future__ import annotations
 
@@ -170,7 +171,8 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
     """Grey levels (H, W) of 16 or 32 bits, or floats, as 8 bits: scaled, never clipped.
 
     Integers up to 65535 are taken as 16 bits, floats up to 1 as they are, anything else by its
-    range."""
+    range.
+    """
     if not np.isfinite(values).all():
         raise ValueError("not a number among the pixels")
     low, high = float(values.min()), float(values.max())

@@ -1,9 +1,10 @@
 """Build the built-in images: python -m recipes.build_images [--work FOLDER].
 
 Emoji: Microsoft Fluent Emoji 3D (MIT) from the npm package @lobehub/fluent-emoji-3d, named and
-    grouped by emojibase-data (MIT). Photographs: recipes/photos.csv, from Debian's wallpaper
-    packages and scikit-image's wheel. Writes assets/builtin/images.zip and LICENSES.md beside it;
-    the same sources give the same bytes. Needs npm, apt-get and dpkg-deb."""
+grouped by emojibase-data (MIT). Photographs: recipes/photos.csv, from Debian's wallpaper packages
+and scikit-image's wheel. Writes assets/builtin/images.zip and LICENSES.md beside it; the same
+sources give the same bytes. Needs npm, apt-get and dpkg-deb.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Cosine softmax over the concepts of the training split (emoji designs and photographs), with a
 second head for subgroups. Held-out quality is logged as the share of test images whose nearest
-other test image (by cosine) is of the same subgroup, and of the same concept where there is one."""
+other test image (by cosine) is of the same subgroup, and of the same concept where there is one.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ phase one's weights with features of the built-in feature net and a patch discri
 pixels, for edges a pixel loss leaves blurred.
 
 The state is saved every few minutes in OUT; the same command resumes it. The exported weights are
-the exponential moving average, in half precision."""
+the exponential moving average, in half precision.
+"""
 
 from __future__ import annotations
 

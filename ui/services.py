@@ -99,7 +99,8 @@ class Studio:
 
     def previews(self, run_id: str, owner: str, step: int) -> dict[str, bytes]:
         """Strips of the forget and retain samples as PNG: “forget-input”, “forget-original”,
-        “forget-now” and the same for retain; those that exist."""
+        “forget-now” and the same for retain; those that exist.
+        """
         folder = self.owned(run_id, owner).previews
         found = {}
         for kind in ("forget", "retain"):

@@ -31,7 +31,7 @@ close to the forgotten ones can suffer too; Compare shows the nearest. The demo 
 64 × 64 pixels, so what it paints is soft even before unlearning.
 
 **Your images** stay on the machine that runs the studio, inside your runs, until you erase the run.
-Only this browser sees them.
+The files as you sent them are deleted within an hour. Only this browser sees them.
 """
 
 FORGET_HINT = "Drop images, pick built-in groups, or both."

@@ -90,7 +90,8 @@ def evaluate(
     For each set: n, and for `cosine` (completion against truth, in built-in features) and `psnr`
     (dB inside the hole) the means before and after, their change with a 95% bootstrap interval. For
     forget also `noise`, what the original model makes of noise in place of the visible pixels: the
-    level that tells nothing about the image."""
+    level that tells nothing about the image.
+    """
     size, seed = before.image_size, request.seed
     hole = parse_mask(mask, size, seeded(seed, 20))
     measured: dict[str, dict[str, Any]] = {}

@@ -2,7 +2,8 @@
 
 A narrow ResNet trained by `recipes/train_features.py` to tell the concepts of the built-in images
 apart. Its embeddings are centred (a batch norm without scale), so unrelated images have a cosine
-near 0. It stands in for Inception or CLIP and every number from it is labelled so."""
+near 0. It stands in for Inception or CLIP and every number from it is labelled so.
+"""
 
 from __future__ import annotations
 

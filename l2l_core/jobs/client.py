@@ -1,7 +1,8 @@
 """How the web process asks the completer for pictures; no PyTorch here.
 
 A message is a list of byte strings over a local connection: first a JSON object, then the pictures
-it speaks of as PNG files. Nothing is pickled."""
+it speaks of as PNG files. Nothing is pickled.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ MASK, TILES, SIDE, GAP = "centre:0.5", 5, 128, 6
 
 class Previews:
     """Writes `forget-input.png` and `forget-original.png` at once, `forget-000010.png` and so on
-    when asked, and the same for retain."""
+    when asked, and the same for retain.
+    """
 
     def __init__(self, trainer: Trainer, folder: Path) -> None:
         self.trainer, self.folder = trainer, folder

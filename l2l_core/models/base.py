@@ -3,7 +3,8 @@
 An image-to-image model is h = D ∘ E (Li et al., ICLR 2024, section 3): an encoder E that is
 unlearned and a decoder D that stays frozen. Images are float tensors (B, 3, H, W) in [0, 1], RGB;
 masks are boolean, True where the hole is; every random draw comes from a generator that is passed
-in."""
+in.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +32,10 @@ class View:
     def select(self, index: slice | Tensor) -> Self:
         """The same view for part of the batch (a micro-batch, or one process's share)."""
         return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def to(self, device: torch.device) -> Self:
+        """The same view on a device."""
+        return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 class ImageToImageModel(nn.Module, ABC):

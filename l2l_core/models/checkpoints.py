@@ -1,7 +1,8 @@
 """Safe loading and atomic saving of weights; published layouts to our names, one adapter each.
 
 The loader is chosen by a file's content, never by its name: safetensors, or PyTorch's zip and
-legacy formats with `weights_only=True`, which runs no code from the file."""
+legacy formats with `weights_only=True`, which runs no code from the file.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Among distributions with the forget set's mean and covariance the Gaussian has the largest entropy
 (Li et al., Lemma 1). Natural image sets have a nearly diagonal covariance (their figure C.5), so
-the default is white noise with the forget set's mean and deviation per channel."""
+the default is white noise with the forget set's mean and deviation per channel.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A step is one teacher pass over concat(retain, noise) and one student pass over concat(retain,
 forget), under the same view. Every draw of a step follows from (seed, step), so a resumed run is
-the same run, and each process of a distributed run draws the whole batch and takes its share."""
+the same run, and each process of a distributed run draws the whole batch and takes its share.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from l2l_core.config import ConfigError, UnlearnRequest
 from l2l_core.datasets import Batches, ImageSet, forgotten_ids, load_image_set
 from l2l_core.masks import draw_masks
 from l2l_core.models import load_model
-from l2l_core.models.base import ImageToImageModel
+from l2l_core.models.base import ImageToImageModel, View
 from l2l_core.models.layers import choose_attention
 from l2l_core.runtime import choose_device, choose_precision, seeded
 from l2l_core.unlearning.noise import NoiseSource
@@ -143,9 +144,8 @@ class Trainer:
         share = torch.arange(rank, len(retain), world)
         half = len(share)
         rows = torch.cat([share, share + len(retain)])
-        view = view.select(rows)
+        view = view.select(rows).to(self.device)
         retain, forget, noise = (part[share].to(self.device) for part in (retain, forget, noise))
-        view = _to(view, self.device)
         loss = self._backward(retain, forget, noise, view, half)
 
         grad_norm = self.accelerator.clip_grad_norm_(self.encoder.parameters(), request.clip)
@@ -203,7 +203,7 @@ class Trainer:
                 raise FrozenPartChangedError(f"{name} changed although only the encoder may.")
 
     def _backward(
-        self, retain: Tensor, forget: Tensor, noise: Tensor, view: Any, half: int
+        self, retain: Tensor, forget: Tensor, noise: Tensor, view: View, half: int
     ) -> Tensor:
         """Gradients of the objective; returns (total, retain, forget) averaged over processes."""
         forget_rows = torch.arange(2 * half, device=self.device) >= half
@@ -260,7 +260,3 @@ def _accelerator(device: torch.device, precision: str) -> Accelerator:
     if accelerator.num_processes == 1:
         accelerator.state.device = device
     return accelerator
-
-
-def _to(view: Any, device: torch.device) -> Any:
-    return type(view)(*(getattr(view, name).to(device) for name in view.__dataclass_fields__))

@@ -11,16 +11,23 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from l2l_core.config import PRESETS, ConfigError, UnlearnRequest, field_docs, load_mapping
+from l2l_core.config import (
+    PRESETS,
+    ConfigError,
+    UnlearnRequest,
+    field_docs,
+    load_mapping,
+    preset_settings,
+)
 from l2l_core.jobs.store import Run, RunError, RunStore, create_run
-from l2l_core.models import MODELS
+from l2l_core.registry import MODELS, defaults_of
 
 app = typer.Typer(
     help="Make an image-to-image model forget chosen images, and see what changed.",
@@ -55,9 +62,8 @@ def unlearn(
     else:
         settings = load_mapping(config) if config else {}
         if preset is not None:
-            if preset not in PRESETS:
-                raise ConfigError(f"preset must be one of {', '.join(PRESETS)}.")
-            settings |= PRESETS[preset]
+            model = flags.get("model") or settings.get("model") or "mae-fluent"
+            settings |= preset_settings(preset, model)
         settings |= {name: value for name, value in flags.items() if value not in (None, [])}
         if "model_options" in settings and isinstance(settings["model_options"], str):
             settings["model_options"] = _options(settings["model_options"])
@@ -116,15 +122,18 @@ def _unlearn_signature() -> inspect.Signature:
         "resume": (Path, "Go on with an interrupted run: its id or folder."),
     }
     parameters = [_flag(name, kind, text) for name, (kind, text) in own.items()]
+    kinds = get_type_hints(UnlearnRequest)
     for field in dataclasses.fields(UnlearnRequest):
         default = None if field.default is dataclasses.MISSING else field.default
-        kind: Any = type(default) if isinstance(default, (bool, int, float, str)) else str
+        kind: Any = kinds[field.name] if kinds[field.name] in (bool, int, float) else str
         text = " ".join(docs[field.name].split())
         if field.name == "betas":
             kind, text = list[float], f"{text or 'AdamW averages'}; give it twice"
         elif isinstance(default, tuple) or field.name == "forget":
             kind, text = list[str], f"{text} Can be given several times."
-        if default not in (None, ()):
+        if field.name in defaults_of("mae"):
+            text += " [default: what suits the model]"
+        elif default not in (None, ()):
             text += f" [default: {default}]"
         parameters.append(_flag(field.name, kind, text))
     return inspect.Signature(parameters)

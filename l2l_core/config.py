@@ -18,10 +18,16 @@ from typing import Any, Self
 
 import yaml
 
+from l2l_core.registry import defaults_of
+
 NOISE_KINDS = ("gaussian", "gaussian_full", "standard", "uniform", "constant")
 MASK_KINDS = ("random", "centre", "border", "half", "brush")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SPLITS = ("train", "test", "all")
+
+
+FROM_MODEL: Any = None
+"""Default of settings whose value depends on the model; see `l2l_core/registry.py`."""
 
 
 class ConfigError(ValueError):
@@ -39,7 +45,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class UnlearnRequest:
-    """One unlearning run. Defaults are measured on the built-in MAE.
+    """One unlearning run. Where None is given, the model's own default takes its place.
 
     Image sets are written as text: `builtin:flags`, `builtin:people/hands`, `builtin` (all of it),
     a folder, an image file; `proxy` (retain only) is every built-in image not to be forgotten.
@@ -58,17 +64,17 @@ class UnlearnRequest:
     split: str = "train"
     """Which side of the built-in split is trained on; the test side is kept for evaluation."""
 
-    alpha: float = 0.5
+    alpha: float = FROM_MODEL
     """Weight of the forget term against the retain term (equation 8's α)."""
     noise: str = "gaussian"
     """What forget images must look like to the encoder; see `unlearning/noise.py`."""
     masks: tuple[str, ...] = MASK_KINDS
     """Kinds of hole the steps cycle through."""
-    steps: int = 120
+    steps: int = FROM_MODEL
     """Optimiser steps."""
-    batch_size: int = 32
+    batch_size: int = FROM_MODEL
     """Forget images a step, and as many retain images."""
-    learning_rate: float = 1e-3
+    learning_rate: float = FROM_MODEL
     """Peak rate of AdamW."""
     warmup: float = 0.1
     """Share of the steps over which the rate rises to its peak; then a half cosine down to 0."""
@@ -93,6 +99,13 @@ class UnlearnRequest:
     """Steps between resumable checkpoints; 0 for none but the last."""
 
     def __post_init__(self) -> None:
+        try:
+            of_model = defaults_of(self.model)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        for name, value in of_model.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         for name in ("forget", "retain", "masks", "betas"):
             value = getattr(self, name)
             as_tuple = (value,) if isinstance(value, str) else tuple(value)
@@ -176,12 +189,18 @@ def load_mapping(path: str | Path) -> dict[str, Any]:
     return values
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 60},
-    "balanced": {"steps": 120},
-    "thorough": {"steps": 300},
-}
-"""Named starting points; everything else stays at its default."""
+PRESETS = {"quick": 0.5, "balanced": 1.0, "thorough": 2.5}
+"""Named starting points, as multiples of the steps that suit the model."""
+
+
+def preset_settings(preset: str, model: str) -> dict[str, Any]:
+    """Settings of a preset for a model or family.
+
+    Raises:
+        ConfigError: no such preset. ValueError: no such model.
+    """
+    _one_of("preset", preset, tuple(PRESETS))
+    return {"steps": max(1, round(PRESETS[preset] * defaults_of(model)["steps"]))}
 
 
 def field_docs(config: type) -> dict[str, str]:

@@ -11,9 +11,9 @@ from typing import Any
 from PIL import Image
 
 from l2l_core.builtin import groups
-from l2l_core.config import PRESETS, ConfigError, UnlearnRequest
+from l2l_core.config import ConfigError, UnlearnRequest, preset_settings
 from l2l_core.images import ImageError
-from l2l_core.models import MODELS
+from l2l_core.models import MODELS, defaults_of
 from ui.catalogue import group_title, members
 from ui.uploads import read_uploads
 
@@ -90,19 +90,20 @@ def check(form: Form) -> Order:
         model=form.model,
         checkpoint=checkpoint,
         model_options=_model_options(form.model_options) if checkpoint else {},
-        **(PRESETS[form.preset] | settings),
+        **(preset_settings(form.preset, form.model) | settings),
     )
     retained = form.retain_files if form.retain_from == "uploads" else ()
     return Order(request, form.title(), read_uploads(form.forget_files), read_uploads(retained))
 
 
-def defaults() -> dict[str, Any]:
-    """Default of every setting that has one."""
-    return {
+def defaults(model: str = "mae-fluent") -> dict[str, Any]:
+    """Default of every setting that has one, for a model."""
+    values = {
         f.name: f.default
         for f in dataclasses.fields(UnlearnRequest)
         if f.default is not dataclasses.MISSING
     }
+    return values | defaults_of(model)
 
 
 def count(number: int, noun: str) -> str:

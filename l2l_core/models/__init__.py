@@ -1,76 +1,36 @@
-"""The models there are, and how to open one. Importing this loads no PyTorch; `load_model` does."""
+"""Opening models. Importing this loads no PyTorch; `load_model` does."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from l2l_core.registry import (
+    FAMILIES,
+    MODELS,
+    Family,
+    ModelSpec,
+    Option,
+    assets_folder,
+    defaults_of,
+    family_of,
+)
 
 if TYPE_CHECKING:
     from l2l_core.models.base import ImageToImageModel
 
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """One model people can name."""
-
-    name: str
-    family: str
-    title: str
-    description: str
-    licence: str
-    source: str
-    """Where the weights come from: shipped with the studio, or the publishers' address."""
-    builtin: str | None = None
-    """File below assets/builtin for the models that ship with the studio."""
-
-    @property
-    def path(self) -> Path | None:
-        """The shipped weights, if this model has any and they are on disk."""
-        if self.builtin is None:
-            return None
-        path = assets_folder() / "builtin" / self.builtin
-        return path if path.is_file() else None
-
-
-def assets_folder() -> Path:
-    """The folder of shipped assets; the environment variable L2L_ASSETS overrides it."""
-    return Path(os.environ.get("L2L_ASSETS") or Path(__file__).parents[2] / "assets")
-
-
-def _published_mae(size: str, parameters: str) -> ModelSpec:
-    return ModelSpec(
-        name=f"mae-vit-{size}",
-        family="mae",
-        title=f"MAE ViT-{size.capitalize()}",
-        description=f"ImageNet-1K, 224×224, {parameters} parameters with its decoder.",
-        licence="CC BY-NC 4.0",
-        source=f"facebook/vit-mae-{size} on the Hugging Face hub, or the authors' "
-        f"mae_visualize_vit_{size}.pth",
-    )
-
-
-MODELS: dict[str, ModelSpec] = {
-    spec.name: spec
-    for spec in (
-        ModelSpec(
-            name="mae-fluent",
-            family="mae",
-            title="MAE Fluent",
-            description="Demo weights: a small MAE, 64×64, trained on the built-in images.",
-            licence="MIT",
-            source="shipped with the studio; recipes/train_mae.py",
-            builtin="mae-fluent.safetensors",
-        ),
-        _published_mae("base", "112 M"),
-        _published_mae("large", "330 M"),
-        _published_mae("huge", "657 M"),
-    )
-}
-"""Name to spec. A new family is one file beside this one, one line here and in `_family`."""
-
-FAMILIES = ("mae",)
+__all__ = [
+    "FAMILIES",
+    "MODELS",
+    "Family",
+    "ModelSpec",
+    "Option",
+    "assets_folder",
+    "defaults_of",
+    "family_of",
+    "load_model",
+]
 
 
 def load_model(
@@ -85,29 +45,23 @@ def load_model(
     Args:
         name: a name in `MODELS` or a family in `FAMILIES`. checkpoint: a weights file or hub
             folder; may be left out for models that ship with the studio. device: where to put it
-            ("cpu", "cuda", "cuda:1", "mps"). options: what tensor shapes cannot tell, e.g. heads=…,
-            decoder_heads=…, norm_pix_loss=….
+            ("cpu", "cuda", "cuda:1", "mps"). options: the family's options, e.g. heads=….
 
     Raises:
-        ValueError: unknown name, or no weights to open.
+        ValueError: unknown name or option, or no weights to open.
         CheckpointError: the weights are unsafe, damaged or of another model.
     """
+    family = FAMILIES[family_of(name)]
     spec = MODELS.get(name)
-    if spec is None and name not in FAMILIES:
-        known = ", ".join([*MODELS, *FAMILIES])
-        raise ValueError(f"There is no model “{name}”. Known models and families: {known}.")
     path = checkpoint or (spec.path if spec else None)
     if path is None:
         where = f" It comes from {spec.source}." if spec else ""
         raise ValueError(f"“{name}” needs a checkpoint: give the path of its weights.{where}")
-    family = spec.family if spec else name
-    return _family(family)(Path(path), **options).to(device).eval()
-
-
-def _family(family: str) -> Any:
-    """The function that opens a family's checkpoints: (path, **options) -> model."""
-    if family == "mae":
-        from l2l_core.models.mae import open_mae
-
-        return open_mae
-    raise ValueError(f"There is no family “{family}”.")
+    known = [option.name for option in family.options]
+    if unknown := sorted(options.keys() - set(known)):
+        raise ValueError(
+            f"“{name}” has no option {', '.join(unknown)}. It has: {', '.join(known) or 'none'}."
+        )
+    module, function = family.opener.split(":")
+    opener = getattr(importlib.import_module(module), function)
+    return opener(Path(path), **options).to(device).eval()

@@ -1,0 +1,196 @@
+"""The families and models there are. Importing this loads no PyTorch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Option:
+    """Something a checkpoint's shapes cannot tell, or a family's own way of working."""
+
+    name: str
+    """Keyword of the family's opener; a key of `UnlearnRequest.model_options`."""
+    title: str
+    help: str
+    kind: str = "int"
+    """int, float, bool, text or choice."""
+    choices: tuple[str, ...] = ()
+    default: Any = None
+    """What an empty value means; None is "from the weights"."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture: where it is opened, and what people may set."""
+
+    title: str
+    opener: str
+    """“module:function”; the function takes (path, **options) and returns the model."""
+    defaults: Mapping[str, Any]
+    """Settings of `UnlearnRequest` that suit the published checkpoints of this family."""
+    options: tuple[Option, ...] = ()
+    completion_steps: int | None = None
+    """Usual number of steps of `complete`; None where it takes one pass."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model people can name."""
+
+    name: str
+    family: str
+    title: str
+    description: str
+    size: str
+    """Parameters and image side, as people read them."""
+    licence: str
+    source: str
+    """Where the weights come from: shipped with the studio, or the publishers' address."""
+    builtin: str | None = None
+    """File below assets/builtin for the models that ship with the studio."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of `UnlearnRequest` measured to suit this model, over the family's."""
+
+    @property
+    def path(self) -> Path | None:
+        """The shipped weights, if this model has any and they are on disk."""
+        if self.builtin is None:
+            return None
+        path = assets_folder() / "builtin" / self.builtin
+        return path if path.is_file() else None
+
+
+def assets_folder() -> Path:
+    """The folder of shipped assets; the environment variable L2L_ASSETS overrides it."""
+    return Path(os.environ.get("L2L_ASSETS") or Path(__file__).parents[1] / "assets")
+
+
+_HEADS = (
+    Option("heads", "Attention heads", "Of the encoder; empty means the published number."),
+    Option("decoder_heads", "Decoder heads", "Of the decoder; empty means the published number."),
+)
+
+FAMILIES: dict[str, Family] = {
+    "mae": Family(
+        title="Masked autoencoder",
+        opener="l2l_core.models.mae:open_mae",
+        defaults={"alpha": 0.25, "learning_rate": 1e-4, "steps": 1000, "batch_size": 32},
+        options=(
+            *_HEADS,
+            Option(
+                "norm_pix_loss",
+                "Normalised pixels",
+                "The decoder was trained on pixels normalised patch by patch.",
+                kind="bool",
+            ),
+        ),
+    ),
+    "mage": Family(
+        title="VQ-GAN (MAGE)",
+        opener="l2l_core.models.mage:open_mage",
+        defaults={"alpha": 0.25, "learning_rate": 1e-4, "steps": 1000, "batch_size": 32},
+        options=(
+            *_HEADS,
+            Option(
+                "tokenizer",
+                "Tokenizer file",
+                "The VQ-GAN's own checkpoint, where the model file does not hold it.",
+                kind="text",
+            ),
+            Option(
+                "choice_temperature",
+                "Choice temperature",
+                "Randomness in the order tokens are settled; 0 settles the surest first.",
+                kind="float",
+                default=6.0,
+            ),
+            Option(
+                "spread_steps",
+                "Spread decoding steps",
+                "Use all steps on the hole, rather than skip those meant for larger holes.",
+                kind="bool",
+                default=False,
+            ),
+        ),
+        completion_steps=20,
+    ),
+}
+"""Name to family. A new family is one file in `models/` and one entry here."""
+
+
+def _published_mae(size: str, parameters: str) -> ModelSpec:
+    return ModelSpec(
+        name=f"mae-vit-{size}",
+        family="mae",
+        title=f"MAE ViT-{size.capitalize()}",
+        description="Trained on ImageNet-1K, with its decoder.",
+        size=f"{parameters} M parameters, 224×224",
+        licence="CC BY-NC 4.0",
+        source=f"facebook/vit-mae-{size} on the Hugging Face hub, or the authors' "
+        f"mae_visualize_vit_{size}.pth",
+    )
+
+
+def _published_mage(letter: str, size: str, parameters: str) -> ModelSpec:
+    return ModelSpec(
+        name=f"mage-vit-{size}",
+        family="mage",
+        title=f"MAGE ViT-{size.capitalize()}",
+        description="Trained on ImageNet-1K, over a VQ-GAN's 16×16 tokens.",
+        size=f"{parameters} M parameters, 256×256",
+        licence="MIT",
+        source=f"the authors' mage-vit{letter}-1600.pth, and vqgan_jax_strongaug.ckpt beside it",
+    )
+
+
+MODELS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        ModelSpec(
+            name="mae-fluent",
+            family="mae",
+            title="MAE Fluent",
+            description="Demo weights: a small MAE trained on the built-in images.",
+            size="7.7 M parameters, 64×64",
+            licence="MIT",
+            source="shipped with the studio; recipes/train_mae.py",
+            builtin="mae-fluent.safetensors",
+            defaults={"alpha": 0.5, "learning_rate": 1e-3, "steps": 120, "batch_size": 32},
+        ),
+        _published_mae("base", "112"),
+        _published_mae("large", "330"),
+        _published_mae("huge", "657"),
+        _published_mage("b", "base", "176"),
+        _published_mage("l", "large", "439"),
+    )
+}
+"""Name to spec: models with a name of their own."""
+
+
+def family_of(model: str) -> str:
+    """The family of a model's name, or the name itself where it names a family.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if model in MODELS:
+        return MODELS[model].family
+    if model in FAMILIES:
+        return model
+    known = ", ".join([*MODELS, *FAMILIES])
+    raise ValueError(f"There is no model “{model}”. Known models and families: {known}.")
+
+
+def defaults_of(model: str) -> dict[str, Any]:
+    """Settings of `UnlearnRequest` that suit a model or family.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    family = FAMILIES[family_of(model)]
+    return dict(family.defaults) | dict(MODELS[model].defaults if model in MODELS else {})

@@ -116,6 +116,13 @@ FAMILIES: dict[str, Family] = {
                 kind="bool",
                 default=False,
             ),
+            Option(
+                "tied",
+                "Tied embeddings",
+                "Let the decoder share the encoder's token matrix, as published; it then moves.",
+                kind="bool",
+                default=False,
+            ),
         ),
         completion_steps=20,
     ),

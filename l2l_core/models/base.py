@@ -47,10 +47,21 @@ class ImageToImageModel(nn.Module, ABC):
     image_size: int
     cell: int
     """Side in pixels of the smallest square the model hides or shows (a patch, a token)."""
+    tokenizes: ClassVar[bool] = False
+    """`prepare` is dear and depends on the image alone: run it once an image, not once a step."""
+    gradient_checkpointing: bool = False
+    """Compute the encoder's activations again in the backward pass instead of keeping them."""
 
     @abstractmethod
     def draw_view(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> View:
         """Draw what T(·) leaves open for images (B, 3, H, W) under pixel masks (B, H, W)."""
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """What the frozen front of the model makes of images (B, 3, H, W), e.g. token ids (B, L).
+
+        `encoder_input` and `noise_input` take this or the images themselves.
+        """
+        return images
 
     def encoder_input(self, images: Tensor, view: View) -> Tensor:
         """What `encode` reads for these images under this view."""
@@ -80,7 +91,8 @@ class ImageToImageModel(nn.Module, ABC):
     ) -> Tensor:
         """Fill the hole: images (B, 3, H, W) in [0, 1], mask (H, W) or (B, H, W); same shape back.
 
-        Pixels outside the hole come back unchanged.
+        Pixels outside the hole come back unchanged, but for a narrow seam where a family says so.
+        `steps` is for families that complete step by step; None takes their usual number.
         """
 
     @abstractmethod
@@ -95,6 +107,10 @@ class ImageToImageModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Trade time for memory in the encoder's backward pass; results stay the same."""
+        self.gradient_checkpointing = enabled
 
     def freeze_decoder(self) -> Self:
         """Let gradients reach the encoder only."""

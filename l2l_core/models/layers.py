@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from timm.layers.attention import Attention
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16, 512: 16}
+"""Attention heads of the published MAE and MAGE transformers, by width."""
 
 
 def sincos_position_table(width: int, grid: int) -> Tensor:
@@ -29,3 +35,33 @@ def choose_attention(model: nn.Module, device: torch.device) -> None:
     for module in model.modules():
         if isinstance(module, Attention):
             module.fused_attn = device.type != "cpu"  # type: ignore[misc]
+
+
+def run_blocks(blocks: nn.ModuleList, x: Tensor, checkpointing: bool) -> Tensor:
+    """Apply transformer blocks one after another; with `checkpointing`, activations inside a block
+    are computed again in the backward pass instead of kept.
+    """
+    for block in blocks:
+        if checkpointing and torch.is_grad_enabled():
+            x = checkpoint(block, x, use_reentrant=False)
+        else:
+            x = block(x)
+    return x
+
+
+def count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
+    """One more than the highest number of a checkpoint's blocks (`prefix0.…`, `prefix1.…`)."""
+    numbers = {int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)}
+    return max(numbers, default=-1) + 1
+
+
+def heads_of(width: int, heads: int | None, option: str) -> int:
+    """Attention heads: as asked, else as in the published models of this width, else width / 64.
+
+    Raises:
+        ValueError: they do not divide the width.
+    """
+    heads = heads or PUBLISHED_HEADS.get(width, max(1, width // 64))
+    if width % heads:
+        raise ValueError(f"{option}={heads} does not divide the width {width}; pass {option}=…")
+    return heads

@@ -26,11 +26,15 @@ from l2l_core.models.checkpoints import (
     mae_from_hub,
     read_checkpoint,
 )
-from l2l_core.models.layers import sincos_position_table
+from l2l_core.models.layers import (
+    count_blocks,
+    heads_of,
+    run_blocks,
+    sincos_position_table,
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16, 512: 16}
 
 
 @dataclass(frozen=True)
@@ -80,26 +84,18 @@ class MAEConfig:
         width, _, patch, _ = state["patch_embed.proj.weight"].shape
         decoder_width = state["decoder_pos_embed"].shape[-1]
         predicted_side = round((state["decoder_pred.weight"].shape[0] / 3) ** 0.5)
-        config = cls(
+        return cls(
             image_size=patch * round((state["pos_embed"].shape[1] - 1) ** 0.5),
             patch_size=patch,
             width=width,
-            depth=_count_blocks(state, "blocks."),
-            heads=heads or PUBLISHED_HEADS.get(width, max(1, width // 64)),
+            depth=count_blocks(state, "blocks."),
+            heads=heads_of(width, heads, "heads"),
             decoder_width=decoder_width,
-            decoder_depth=_count_blocks(state, "decoder_blocks."),
-            decoder_heads=decoder_heads
-            or PUBLISHED_HEADS.get(decoder_width, max(1, decoder_width // 64)),
+            decoder_depth=count_blocks(state, "decoder_blocks."),
+            decoder_heads=heads_of(decoder_width, decoder_heads, "decoder_heads"),
             overlap=(predicted_side - patch) // 2,
             norm_pix_loss=norm_pix_loss,
         )
-        for name, size, count in (
-            ("heads", config.width, config.heads),
-            ("decoder_heads", config.decoder_width, config.decoder_heads),
-        ):
-            if size % count:
-                raise ValueError(f"{name}={count} does not divide the width {size}; pass {name}=…")
-        return config
 
 
 @dataclass(frozen=True)
@@ -177,9 +173,7 @@ class MaskedAutoencoder(ImageToImageModel):
         visible = tokens.gather(1, ids_keep.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(images), -1, -1)
         x = torch.cat([cls, visible], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(run_blocks(self.blocks, x, self.gradient_checkpointing))
 
     def encoder_parameters(self) -> dict[str, nn.Parameter]:
         """Class token, patch embedding, blocks and final norm; positions are fixed."""
@@ -324,8 +318,3 @@ def _published_options(path: Path, description: Mapping[str, Any]) -> dict[str, 
         }
     # The authors' "full" pre-training files were trained on normalised pixels, the "visualize" not.
     return {"norm_pix_loss": path.name.startswith("mae_pretrain_vit_")}
-
-
-def _count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
-    numbers = {int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)}
-    return max(numbers, default=-1) + 1

@@ -74,6 +74,10 @@ class UnlearnRequest:
     """Optimiser steps."""
     batch_size: int = FROM_MODEL
     """Forget images a step, and as many retain images."""
+    micro_batch_size: int = 0
+    """How many of these the device computes at once, gradients adding up; 0 for all of them."""
+    gradient_checkpointing: bool = False
+    """Compute the encoder's activations twice instead of keeping them: less memory, same result."""
     learning_rate: float = FROM_MODEL
     """Peak rate of AdamW."""
     warmup: float = 0.1
@@ -119,13 +123,21 @@ class UnlearnRequest:
         _one_of("noise", self.noise, NOISE_KINDS)
         _one_of("split", self.split, SPLITS)
         _one_of("precision", self.precision, PRECISIONS)
-        for name in ("steps", "batch_size", "preview_every", "checkpoint_every", "seed"):
+        for name in (
+            "steps",
+            "batch_size",
+            "micro_batch_size",
+            "preview_every",
+            "checkpoint_every",
+            "seed",
+        ):
             value = getattr(self, name)
             _require(isinstance(value, int), f"{name} is {value!r}; it must be a whole number.")
         for name, low, high in (
             ("alpha", 0, 100),
             ("steps", 1, 1_000_000),
             ("batch_size", 1, 4096),
+            ("micro_batch_size", 0, 4096),
             ("learning_rate", 0, 1),
             ("warmup", 0, 1),
             ("weight_decay", 0, 1),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -112,18 +112,22 @@ class Batches:
 
     def draw(self, step: int) -> tuple[Tensor, Tensor]:
         """(retain, forget), each (size, 3, S, S) in [0, 1]."""
-        generator = seeded(self.seed, 1, step)
-        retain = torch.multinomial(
-            self.retain_weights, self.size, replacement=True, generator=generator
-        )
-        retain_images = self.retain.images(retain)
-        forget_images = self.forget.images(self._next_forget(step))
+        retain, forget = self.pick(step)
+        retain_images, forget_images = self.retain.images(retain), self.forget.images(forget)
         if self.augment:
+            generator = seeded(self.seed, 10, step)
             retain_images = augment(retain_images, generator)
             forget_images = augment(forget_images, generator)
         return retain_images, forget_images
 
-    @property
+    def pick(self, step: int) -> tuple[Tensor, Tensor]:
+        """Positions (size,) in the retain and in the forget set."""
+        generator = seeded(self.seed, 1, step)
+        weights = self.retain_weights
+        retain = torch.multinomial(weights, self.size, replacement=True, generator=generator)
+        return retain, self._next_forget(step)
+
+    @cached_property
     def retain_weights(self) -> Tensor:
         """Built-in designs that exist in n skin tones weigh √n rather than n; other images 1."""
         counts: dict[str, int] = {}

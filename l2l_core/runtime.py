@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -47,6 +48,15 @@ def seeded(seed: int, *stream: int) -> torch.Generator:
     for number in stream:
         mixed = (mixed * 6364136223846793005 + number * 1442695040888963407 + 1) % 2**63
     return torch.Generator().manual_seed(mixed)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what is cached but not used, after running out of memory."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def describe_device(device: torch.device) -> str:

@@ -128,6 +128,62 @@ def test_one_forget_image_is_enough(request_settings):
     assert len(list(Trainer.from_request(settings).steps())) == 4
 
 
+def trained(settings, **changes):
+    trainer = Trainer.from_request(UnlearnRequest.from_dict(settings | changes))
+    list(trainer.steps())
+    return weights(trainer.student)
+
+
+def close(first, second, start):
+    """Whether two runs moved the weights alike; rounding grows a little in AdamW."""
+    moved = torch.cat([(first[n] - start[n]).flatten() for n in first])
+    apart = torch.cat([(first[n] - second[n]).flatten() for n in first])
+    return moved.norm() > 0 and apart.norm() < 0.01 * moved.norm()
+
+
+@pytest.mark.parametrize("micro", [1, 3])
+def test_micro_batches_add_up_to_the_batch(request_settings, tiny_mae, micro):
+    whole = trained(request_settings, precision="fp32")
+    parts = trained(request_settings, precision="fp32", micro_batch_size=micro)
+    assert close(whole, parts, weights(tiny_mae))
+
+
+def test_gradient_checkpointing_changes_nothing(request_settings, tiny_mae):
+    whole = trained(request_settings, precision="fp32")
+    again = trained(request_settings, precision="fp32", gradient_checkpointing=True)
+    assert close(whole, again, weights(tiny_mae))
+
+
+def test_out_of_memory_halves_the_micro_batch(request_settings, tiny_mae, monkeypatch):
+    """A device with room for one sample of each kind still does the whole batch."""
+    settings = request_settings | {"precision": "fp32"}
+    whole = trained(settings)
+    trainer = Trainer.from_request(UnlearnRequest.from_dict(settings))
+    encode, sizes = trainer.student.encode, []
+
+    def small(inputs, view):
+        sizes.append(len(inputs))
+        if len(inputs) > 2:
+            raise torch.OutOfMemoryError("no room")
+        return encode(inputs, view)
+
+    monkeypatch.setattr(trainer.student, "encode", small)
+    list(trainer.steps())
+    assert trainer.micro_batch == 1 and max(sizes) == 2 * trainer.request.batch_size
+    assert close(whole, weights(trainer.student), weights(tiny_mae))
+
+
+def test_out_of_memory_with_one_sample_is_told(request_, monkeypatch):
+    trainer = Trainer.from_request(request_)
+
+    def never(inputs, view):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(trainer.student, "encode", never)
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.train_step()
+
+
 def test_warm_up_and_cosine():
     request = UnlearnRequest(forget=("builtin",), steps=100, warmup=0.1, learning_rate=1.0)
     rates = [learning_rate_at(step, request) for step in range(100)]

@@ -278,7 +278,7 @@ class MAGE(ImageToImageModel):
 
         def show(tokens: Tensor) -> Tensor:
             generated = self.vqgan.decode(tokens).clamp(0, 1).to(images.dtype)
-            return images + cuts * (generated - images)
+            return images.lerp(generated, cuts.to(images))
 
         for step, of, tokens in decode_iteratively(
             self.predict,

@@ -105,7 +105,7 @@ def blend(masks: Tensor, cell: int) -> Tensor:
     hole = masks.float().unsqueeze(1)
     reach = max(1, cell // 2)
     wide = F.max_pool2d(hole, 2 * reach + 1, stride=1, padding=reach)
-    soft = gaussian_blur(wide, 2 * reach + 1, reach / 2)
+    soft = gaussian_blur(wide, 2 * reach + 1, reach / 2).clamp(0, 1)
     edge = F.max_pool2d(hole, 2 * cell - 1, stride=1, padding=cell - 1)
     return torch.maximum(hole, soft * edge)
 

@@ -7,12 +7,14 @@ changes the number of channels adds its projection to its own output, not to its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Norm = Callable[[int], nn.GroupNorm]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class VQGANConfig:
     """Channels of each level, finest first; each level but the last halves the side."""
     blocks: int
     """Residual blocks a level."""
+    norm_groups: int = 32
+    """Groups of every group norm; the published number, which shapes cannot tell."""
 
     @property
     def factor(self) -> int:
@@ -45,7 +49,8 @@ class VQGANConfig:
         if missing := [key for key in sources if key not in state]:
             raise ValueError(f"not a VQ-GAN of MAGE's kind: {', '.join(missing)} missing")
         codes, code_width = state["quantize.embedding.weight"].shape
-        widths, blocks = [], 0
+        widths: list[int] = []
+        blocks = 0
         while (key := f"encoder.down.{len(widths)}.block.0.conv1.weight") in state:
             widths.append(state[key].shape[0])
         while f"encoder.down.0.block.{blocks}.conv1.weight" in state:
@@ -57,11 +62,11 @@ class VQGANConfig:
 class ResidualBlock(nn.Module):
     """Norm, swish, convolution, twice; see the module's first lines for what is added."""
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, before: int, after: int, norm: Norm) -> None:
         super().__init__()
-        self.norm1 = _norm(before)
+        self.norm1 = norm(before)
         self.conv1 = nn.Conv2d(before, after, 3, padding=1, bias=False)
-        self.norm2 = _norm(after)
+        self.norm2 = norm(after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
         if before != after:
             self.nin_shortcut = nn.Conv2d(after, after, 1, bias=False)
@@ -78,17 +83,18 @@ class Encoder(nn.Module):
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
+        norm = _norm(config)
         self.conv_in = nn.Conv2d(3, config.stem, 3, padding=1, bias=False)
         self.down = nn.ModuleList()
         width = config.stem
         for after in config.widths:
             blocks = nn.ModuleList()
             for _ in range(config.blocks):
-                blocks.append(ResidualBlock(width, after))
+                blocks.append(ResidualBlock(width, after, norm))
                 width = after
             self.down.append(nn.ModuleDict({"block": blocks}))
-        self.mid = _middle(width)
-        self.norm_out = _norm(width)
+        self.mid = _middle(width, norm)
+        self.norm_out = norm(width)
         self.conv_out = nn.Conv2d(width, config.code_width, 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -109,14 +115,14 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
-        width = config.widths[-1]
+        norm, width = _norm(config), config.widths[-1]
         self.conv_in = nn.Conv2d(config.code_width, width, 3, padding=1)
-        self.mid = _middle(width)
-        levels = []
+        self.mid = _middle(width, norm)
+        levels: list[nn.Module] = []
         for level, after in reversed(list(enumerate(config.widths))):
             blocks = nn.ModuleList()
             for _ in range(config.blocks):
-                blocks.append(ResidualBlock(width, after))
+                blocks.append(ResidualBlock(width, after, norm))
                 width = after
             parts: dict[str, nn.Module] = {"block": blocks}
             if level:
@@ -124,7 +130,7 @@ class Decoder(nn.Module):
                 parts["upsample"] = nn.ModuleDict({"conv": conv})
             levels.insert(0, nn.ModuleDict(parts))
         self.up = nn.ModuleList(levels)
-        self.norm_out = _norm(width)
+        self.norm_out = norm(width)
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -148,12 +154,13 @@ class VQGAN(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quantize = nn.ModuleDict({"embedding": nn.Embedding(config.codes, config.code_width)})
+        embedding = nn.Embedding(config.codes, config.code_width)
+        self.quantize = nn.ModuleDict({"embedding": embedding})
 
     @property
     def codebook(self) -> Tensor:
         """The codes (K, code_width)."""
-        return self.quantize["embedding"].weight
+        return self.get_parameter("quantize.embedding.weight")
 
     def nearest_codes(self, features: Tensor) -> Tensor:
         """Ids (B, h · w), row by row, of the codes nearest to features (B, code_width, h, w)."""
@@ -174,9 +181,9 @@ class VQGAN(nn.Module):
         return self.decoder(codes)
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=1e-6)
+def _norm(config: VQGANConfig) -> Norm:
+    return lambda channels: nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
 
 
-def _middle(width: int) -> nn.ModuleDict:
-    return nn.ModuleDict({f"block_{i}": ResidualBlock(width, width) for i in (1, 2)})
+def _middle(width: int, norm: Norm) -> nn.ModuleDict:
+    return nn.ModuleDict({f"block_{i}": ResidualBlock(width, width, norm) for i in (1, 2)})

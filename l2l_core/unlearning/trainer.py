@@ -11,6 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ from l2l_core.masks import draw_masks
 from l2l_core.models import load_model
 from l2l_core.models.base import ImageToImageModel, View
 from l2l_core.models.layers import choose_attention
-from l2l_core.runtime import choose_device, choose_precision, seeded
+from l2l_core.runtime import choose_device, choose_precision, release_memory, seeded
 from l2l_core.unlearning.noise import NoiseSource
 from l2l_core.unlearning.objective import squared_distance, unlearning_loss
+from l2l_core.unlearning.tokens import PreparedInputs
 
 
 class NonFiniteLossError(RuntimeError):
@@ -81,10 +83,18 @@ class Trainer:
         self.student = copy.deepcopy(model).freeze_decoder()
         choose_attention(self.teacher, self.device)
         choose_attention(self.student, self.device)
+        self.student.set_gradient_checkpointing(request.gradient_checkpointing)
 
         self.forget, self.retain = forget, retain
         self.batches = Batches(forget, retain, request.batch_size, request.seed, request.augment)
         self.noise = NoiseSource.fit(request.noise, forget.images())
+        self.micro_batch = request.micro_batch_size or request.batch_size
+        """Samples of each kind computed at once; falls when memory runs out."""
+        self.prepared = (
+            PreparedInputs(self.teacher, self.batches, self.noise, request.steps)
+            if model.tokenizes
+            else None
+        )
         # Each kind of hole gets its turn, in an order of the seed's.
         order = torch.randperm(len(request.masks), generator=seeded(request.seed, 3)).tolist()
         self.mask_cycle = [request.masks[i] for i in order]
@@ -133,20 +143,16 @@ class Trainer:
 
     def train_step(self) -> StepRecord:
         """One update of the encoder."""
-        started = time.perf_counter()
         request, step = self.request, self.step
         retain, forget, noise, masks = self.draw(step)
+        started = time.perf_counter()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
 
         both = torch.cat([retain, forget])
         view = self.student.draw_view(both, masks, seeded(request.seed, 5, step))
         # Every process takes the same share of each class, so the mean of means is the whole mean.
         share = torch.arange(rank, len(retain), world)
-        half = len(share)
-        rows = torch.cat([share, share + len(retain)])
-        view = view.select(rows).to(self.device)
-        retain, forget, noise = (part[share].to(self.device) for part in (retain, forget, noise))
-        loss = self._backward(retain, forget, noise, view, half)
+        loss = self._backward_in_parts(retain, forget, noise, view, share)
 
         grad_norm = self.accelerator.clip_grad_norm_(self.encoder.parameters(), request.clip)
         lr = learning_rate_at(step, request)
@@ -168,10 +174,15 @@ class Trainer:
         )
 
     def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The whole batch of a step: retain, forget, noise (n, 3, S, S) and masks (2n, S, S)."""
-        retain, forget = self.batches.draw(step)
+        """The whole batch of a step: retain, forget, noise (n, 3, S, S), or (n, …) as `prepare`
+        makes of them, and masks (2n, S, S).
+        """
         model, seed = self.student, self.request.seed
-        noise = self.noise.draw(len(forget), model.image_size, seeded(seed, 4, step))
+        if self.prepared:
+            retain, forget, noise = self.prepared.draw(step)
+        else:
+            retain, forget = self.batches.draw(step)
+            noise = self.noise.draw(len(forget), model.image_size, seeded(seed, 4, step))
         kind = self.mask_cycle[step % len(self.mask_cycle)]
         masks = draw_masks(
             (kind,), 2 * len(forget), model.image_size, model.cell, seeded(seed, 6, step)
@@ -184,6 +195,7 @@ class Trainer:
             "step": self.step,
             "encoder": {n: p.detach() for n, p in self.student.encoder_parameters().items()},
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.accelerator.scaler and self.accelerator.scaler.state_dict(),
         }
 
     @torch.no_grad()
@@ -192,6 +204,8 @@ class Trainer:
         for name, parameter in self.student.encoder_parameters().items():
             parameter.copy_(state["encoder"][name])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
 
     def check_frozen_parts(self) -> None:
@@ -202,10 +216,45 @@ class Trainer:
             if name not in encoder and not torch.equal(value, original[name]):
                 raise FrozenPartChangedError(f"{name} changed although only the encoder may.")
 
-    def _backward(
-        self, retain: Tensor, forget: Tensor, noise: Tensor, view: View, half: int
+    def _backward_in_parts(
+        self, retain: Tensor, forget: Tensor, noise: Tensor, view: View, share: Tensor
     ) -> Tensor:
-        """Gradients of the objective; returns (total, retain, forget) averaged over processes."""
+        """Gradients of the samples in `share`, added up over micro-batches; returns the losses.
+
+        A device that runs out of memory gets half as many samples at once, and the step begins
+        again: the gradients are the same.
+        """
+        while True:
+            total = torch.zeros(3, device=self.device)
+            parts = share.split(self.micro_batch)
+            try:
+                for number, part in enumerate(parts, start=1):
+                    rows = torch.cat([part, part + len(retain)])
+                    samples = [tensor[part].to(self.device) for tensor in (retain, forget, noise)]
+                    weight = len(part) / len(share)
+                    last = number == len(parts)
+                    with nullcontext() if last else self.accelerator.no_sync(self.encoder):
+                        total += self._backward(samples, view.select(rows).to(self.device), weight)
+                break
+            except (torch.OutOfMemoryError, MemoryError):
+                # Processes that wait for each other cannot each choose their own size.
+                if self.micro_batch == 1 or self.accelerator.num_processes > 1:
+                    raise
+            self.prepared_optimizer.zero_grad(set_to_none=True)
+            self.micro_batch = math.ceil(min(self.micro_batch, len(share)) / 2)
+            release_memory(self.device)
+        losses = self.accelerator.reduce(total, reduction="mean")
+        if not losses.isfinite().all():
+            raise NonFiniteLossError(
+                f"The loss is not a finite number at step {self.step + 1}. "
+                "Lower the learning rate, or use fp32."
+            )
+        return losses
+
+    def _backward(self, samples: list[Tensor], view: View, weight: float) -> Tensor:
+        """Gradients of `weight` times the objective; returns its parts."""
+        retain, forget, noise = samples
+        half = len(retain)
         forget_rows = torch.arange(2 * half, device=self.device) >= half
         retain_view, forget_view = view.select(slice(0, half)), view.select(slice(half, None))
         with torch.no_grad(), self.accelerator.autocast():
@@ -222,15 +271,8 @@ class Trainer:
         losses = unlearning_loss(
             squared_distance(representation, target), forget_rows, self.request.alpha
         )
-        values = torch.stack([losses.total, losses.retain, losses.forget]).detach()
-        values = self.accelerator.reduce(values, reduction="mean")
-        if not values.isfinite().all():
-            raise NonFiniteLossError(
-                f"The loss is not a finite number at step {self.step + 1}. "
-                "Lower the learning rate, or use fp32."
-            )
-        self.accelerator.backward(losses.total)
-        return values
+        self.accelerator.backward(losses.total * weight)
+        return torch.stack([losses.total, losses.retain, losses.forget]).detach() * weight
 
 
 def learning_rate_at(step: int, request: UnlearnRequest) -> float:

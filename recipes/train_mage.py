@@ -1,0 +1,137 @@
+"""Train the built-in `mage-fluent`: python -m recipes.train_mage OUT --tokenizer WEIGHTS.
+
+A small MAGE over the tokens of `recipes/train_vqgan.py`. Each training image is tokenized in
+several augmented versions at the start; after that only the transformer runs. It learns to tell
+hidden tokens (cross-entropy, label smoothing 0.1) under holes as the studio uses them, half of the
+tokens being dropped as published, in every other batch none, as when it completes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l2l_core.masks import draw_masks, parse_mask
+from l2l_core.models.checkpoints import read_checkpoint
+from l2l_core.models.layers import choose_attention
+from l2l_core.models.mage import MAGE, MAGEConfig, MAGEView
+from recipes.train_vqgan import CONFIG as VQGAN_CONFIG
+from recipes.training import MASKS, Recipe, options, psnr
+
+CONFIG = MAGEConfig(
+    vqgan=VQGAN_CONFIG,
+    grid=8,
+    vocabulary=VQGAN_CONFIG.codes + 2,
+    class_id=VQGAN_CONFIG.codes,
+    width=256,
+    depth=5,
+    heads=4,
+    decoder_width=160,
+    decoder_depth=3,
+    decoder_heads=4,
+    choice_temperature=3.0,
+    spread_steps=True,
+)
+
+
+class MAGERecipe(Recipe):
+    """The transformer; the tokenizer is given and stays."""
+
+    name = "mage-fluent.safetensors"
+    batch = 128
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        torch.manual_seed(args.seed)
+        model = self.fresh_model()
+        state, description = read_checkpoint(Path(args.tokenizer or args.start))
+        if description.get("network") == "VQGAN":
+            model.vqgan.load_state_dict(state)
+        if args.start:
+            state = read_checkpoint(Path(args.start))[0]
+            model.load_state_dict({k: v.float() for k, v in state.items()})
+        model.vqgan.requires_grad_(False)
+        super().__init__(args, model)
+        choose_attention(self.model, self.device)
+        self.forward = torch.compile(self.scores) if args.compile else self.scores
+        self.tokens = self.tokenized()
+
+    def fresh_model(self) -> MAGE:
+        """An untrained MAGE."""
+        model = MAGE(CONFIG)
+        for name, parameter in model.named_parameters():
+            if name.endswith(("mask_token", "embed_learned", "embeddings.weight", "_embeddings")):
+                nn.init.normal_(parameter, std=0.02)
+        return model
+
+    @torch.no_grad()
+    def tokenized(self) -> Tensor:
+        """Token ids (versions, L) of augmented training images, kept in OUT/tokens.pt."""
+        path = self.out / "tokens.pt"
+        if path.exists():
+            return torch.load(path, weights_only=True)
+        parts = []
+        for _ in range(self.args.versions // self.batch):
+            images, _ = self.train.batch(self.batch, self.size, self.generator)
+            with torch.autocast(self.device.type, torch.bfloat16):
+                features = self.model.vqgan.encoder(images.to(self.device)).float()
+            parts.append(self.model.vqgan.nearest_codes(features).short().cpu())
+        tokens = torch.cat(parts)
+        torch.save(tokens, path)
+        return tokens
+
+    def scores(self, ids: Tensor, ids_keep: Tensor, unknown: Tensor) -> Tensor:
+        """Scores (B, L, codes) of every code."""
+        view = MAGEView(ids_keep, unknown)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            scores = self.model.decode(self.model.encode(ids, view)[0], view)
+        return scores[:, 1:, : VQGAN_CONFIG.codes].float()
+
+    def losses(self) -> dict[str, Tensor]:
+        """Cross-entropy of the hidden tokens."""
+        picked = torch.randint(len(self.tokens), (self.batch,), generator=self.generator)
+        ids = self.tokens[picked].long()
+        masks = draw_masks(MASKS, self.batch, self.size, self.model.cell, self.generator)
+        view = self.model.draw_view(ids, masks, self.generator)
+        if self.step % 2:
+            # As in decoding: nothing dropped, and any share of the hole already settled.
+            share = torch.rand(self.batch, 1, generator=self.generator) ** 0.5
+            settled = torch.rand(ids.shape, generator=self.generator) > share
+            hidden = self.model.hidden_tokens(masks)
+            everything = torch.arange(ids.shape[1]).expand_as(ids)
+            view = MAGEView(everything, hidden & ~(settled & hidden))
+        view, ids = view.to(self.device), ids.to(self.device)
+        scores = self.forward(ids, view.ids_keep, view.unknown)
+        loss = F.cross_entropy(scores.transpose(1, 2), ids, label_smoothing=0.1, reduction="none")
+        right = (scores.argmax(dim=2) == ids)[view.unknown].float().mean()
+        unknown = view.unknown.float()
+        return {"loss": (loss * unknown).sum() / unknown.sum(), "right": right}
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Held-out PSNR in dB inside the hole, one sample each."""
+        assert isinstance(model, MAGE)
+        images, scores = self.test_images(64), {}
+        for spec in ("centre:0.25", "centre:0.5", "left:0.5"):
+            hole = parse_mask(spec, self.size, None)
+            seeded = torch.Generator().manual_seed(0)
+            completed = model.complete(images, hole, steps=12, generator=seeded)
+            scores[f"psnr {spec}"] = psnr(completed, images, hole)
+        return scores
+
+
+def main() -> None:
+    """Parse options and train."""
+    parser = options(__doc__, images=800_000, lr=1e-3)
+    parser.add_argument("--tokenizer", metavar="WEIGHTS", help="from recipes.train_vqgan")
+    parser.add_argument("--versions", type=int, default=64_000, help="images tokenized ahead")
+    args = parser.parse_args()
+    if not (args.tokenizer or args.start):
+        parser.error("give --tokenizer, or --start with weights that hold one")
+    MAGERecipe(args).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Train the tokenizer of `mage-fluent`: python -m recipes.train_vqgan OUT [--without flags].
+
+A small VQ-GAN of MAGE's kind: 64×64 images to 8×8 tokens. Pixels (L1), features of the built-in
+feature net, and, from `--adversary-from` of the run on, a patch discriminator (hinge loss). Codes
+that nothing was nearest to for a while start again at features of the current batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l2l_core.evaluation.features import load_feature_net
+from l2l_core.models.checkpoints import read_checkpoint
+from l2l_core.models.vqgan import VQGAN, VQGANConfig
+from recipes.critic import PatchDiscriminator
+from recipes.training import Recipe, options, psnr
+
+CONFIG = VQGANConfig(
+    codes=512, code_width=32, stem=32, widths=(32, 64, 96, 128), blocks=1, norm_groups=8
+)
+COMMITMENT = 0.25
+
+
+class TokenizerRecipe(Recipe):
+    """Encoder, codebook and decoder, and a discriminator that learns along."""
+
+    name = "vqgan.safetensors"
+    batch = 32
+    weight_decay = 0.0
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        torch.manual_seed(args.seed)
+        model = self.fresh_model()
+        if args.start:
+            model.load_state_dict(read_checkpoint(Path(args.start))[0])
+        super().__init__(args, model.to(memory_format=torch.channels_last))
+        self.features = copy.deepcopy(load_feature_net()).to(self.device)
+        self.features.input_size = self.size  # not enlarged: half the cost
+        self.critic = PatchDiscriminator().to(self.device, memory_format=torch.channels_last)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), 2e-4, betas=(0.5, 0.9))
+        self.usage = nn.Module()
+        self.usage.register_buffer("idle", torch.zeros(CONFIG.codes, device=self.device))
+        self.parts |= {
+            "critic": self.critic,
+            "critic_optimizer": self.critic_optimizer,
+            "usage": self.usage,
+        }
+
+    def fresh_model(self) -> VQGAN:
+        """An untrained tokenizer."""
+        return VQGAN(CONFIG)
+
+    def describe(self, model: nn.Module) -> dict[str, str]:
+        """The tokenizer is not a model of its own."""
+        return {"network": "VQGAN"}
+
+    def losses(self) -> dict[str, Tensor]:
+        """Reconstruction, commitment, features and adversary."""
+        images, _ = self.train.batch(self.batch, self.size, self.generator)
+        images = images.to(self.device, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            features = self.model.encoder(images).float()
+        if self.step == 0 and not self.args.start:
+            self.restart(torch.ones(CONFIG.codes, dtype=torch.bool), features)
+        ids = self.model.nearest_codes(features.detach())
+        codes = F.embedding(ids, self.model.codebook).transpose(1, 2).reshape_as(features)
+        passed = features + (codes - features).detach()
+        with torch.autocast(self.device.type, torch.bfloat16):
+            predicted = self.model.decoder(passed)
+        predicted = predicted.float()
+        losses = {
+            "l1": (predicted - images).abs().mean(),
+            "codebook": (codes - features.detach()).square().mean(),
+            "commitment": (features - codes.detach()).square().mean(),
+        }
+        with torch.autocast(self.device.type, torch.bfloat16):
+            half = self.batch // 2  # enough to steer by, at half the cost
+            distance = self.features.perceptual_distance(predicted[:half], images[:half])
+            losses["features"] = distance.mean()
+        loss = losses["l1"] + losses["features"] * self.args.features
+        loss = loss + losses["codebook"] + COMMITMENT * losses["commitment"]
+        if self.step >= self.args.adversary_from * self.total:
+            loss = loss + self.args.adversarial * self.adversary(predicted, images, losses)
+        self.revive(ids, features.detach())
+        return losses | {"loss": loss}
+
+    def adversary(self, predicted: Tensor, images: Tensor, losses: dict[str, Tensor]) -> Tensor:
+        """The generator's term; also trains the discriminator."""
+        with torch.autocast(self.device.type, torch.bfloat16):
+            real, fake = self.critic(images), self.critic(predicted.detach())
+        critic_loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        self.critic_optimizer.zero_grad(set_to_none=True)
+        critic_loss.backward()
+        self.critic_optimizer.step()
+        losses["critic"] = critic_loss.detach()
+        with torch.autocast(self.device.type, torch.bfloat16):
+            losses["adversarial"] = -self.critic(predicted).mean()
+        return losses["adversarial"]
+
+    @torch.no_grad()
+    def revive(self, ids: Tensor, features: Tensor) -> None:
+        """Count how long each code was not used; move idle ones."""
+        self.usage.idle += 1
+        self.usage.idle[ids.unique()] = 0
+        idle = self.usage.idle > 60
+        if self.step < 0.7 * self.total and self.step % 20 == 0 and idle.any():
+            self.restart(idle, features)
+
+    @torch.no_grad()
+    def restart(self, which: Tensor, features: Tensor) -> None:
+        """Put codes at randomly chosen features (B, code_width, h, w)."""
+        flat = features.transpose(0, 1).flatten(1).T
+        picked = torch.randint(len(flat), (int(which.sum()),), generator=self.generator)
+        self.model.codebook[which] = flat[picked.to(flat.device)]
+        self.average["quantize.embedding.weight"][which] = flat[picked.to(flat.device)]
+        self.usage.idle[which] = 0
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Held-out reconstruction, and how many codes are in use."""
+        assert isinstance(model, VQGAN)
+        images = self.test_images(128)
+        ids = model.tokenize(images)
+        rebuilt = model.decode(ids).clamp(0, 1)
+        distance = load_feature_net().perceptual_distance(rebuilt, images).mean().item()
+        return {"psnr": psnr(rebuilt, images), "distance": distance, "codes": len(ids.unique())}
+
+
+def main() -> None:
+    """Parse options and train."""
+    parser = options(__doc__, images=150_000, lr=1e-3)
+    parser.add_argument("--features", type=float, default=0.2, help="weight of features")
+    parser.add_argument("--adversarial", type=float, default=0.03, help="weight of the adversary")
+    parser.add_argument("--adversary-from", type=float, default=0.6, help="share of the run")
+    TokenizerRecipe(parser.parse_args()).run()
+
+
+if __name__ == "__main__":
+    main()

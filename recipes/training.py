@@ -1,0 +1,172 @@
+"""What the recipes share: a loop that logs, averages, saves and resumes.
+
+A recipe keeps everything a resumed run needs in OUT/state.pt, its log in OUT/log.jsonl, and the
+weights as shipped (the exponential moving average, in half precision) in OUT/NAME.safetensors. The
+same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l2l_core.models.checkpoints import save_weights
+from recipes.sampling import TrainingImages
+
+MASKS = ("random", "centre", "centre", "border", "half", "brush")
+"""Kinds of hole, as often as they are drawn in training."""
+
+
+class Recipe(ABC):
+    """One training run of `self.model`; `self.parts` are further things with a state."""
+
+    name: ClassVar[str]
+    """File name of the weights."""
+    batch: ClassVar[int]
+    size: ClassVar[int] = 64
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.95)
+    weight_decay: ClassVar[float] = 0.05
+
+    def __init__(self, args: argparse.Namespace, model: nn.Module) -> None:
+        self.args = args
+        self.device = torch.device(args.device)
+        self.generator = torch.Generator().manual_seed(args.seed)
+        self.train = TrainingImages("train", args.without)
+        self.test = TrainingImages("test", args.without)
+        self.model = model.to(self.device)
+        self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=self.betas, fused=True)
+        self.parts: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer}
+        self.step, self.total = 0, math.ceil(args.images / self.batch)
+        self.out = Path(args.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+
+    @abstractmethod
+    def losses(self) -> dict[str, Tensor]:
+        """Losses of a fresh batch; `loss` is minimised, the others are logged."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Held-out numbers of the averaged weights, which `model` holds on the CPU."""
+
+    @abstractmethod
+    def fresh_model(self) -> nn.Module:
+        """A model of the same sizes, on the CPU."""
+
+    def describe(self, model: nn.Module) -> dict[str, Any]:
+        """What is written beside the weights."""
+        return model.describe()
+
+    def train_step(self) -> dict[str, float]:
+        """One optimiser step; returns the losses."""
+        warm = min(1.0, (self.step + 1) / self.args.warmup)
+        fall = 0.5 * (1 + math.cos(math.pi * self.step / self.total))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.args.lr * warm * (0.02 + 0.98 * fall)
+        losses = self.losses()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self.update_average()
+        return {name: value.item() for name, value in losses.items()}
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Exponential moving average of the weights, with a short memory at the start."""
+        decay = 0.999 if self.args.start else min(0.999, (1 + self.step) / (10 + self.step))
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1 - decay)
+
+    def averaged(self) -> nn.Module:
+        """A model on the CPU, in evaluation mode, with the averaged weights."""
+        model = self.fresh_model().eval()
+        model.load_state_dict({k: v.cpu() for k, v in self.average.items()})
+        return model
+
+    def test_images(self, count: int) -> Tensor:
+        """At most `count` held-out images, evenly spread over the groups."""
+        chosen = torch.linspace(0, len(self.test.pixels) - 1, count).long().unique()
+        return F.interpolate(self.test.pixels[chosen].float() / 255, self.size, mode="area")
+
+    def save(self, model: nn.Module) -> None:
+        """Everything a resumed run needs, and the weights as shipped."""
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {"average": self.average, "step": self.step}
+        state["generator"] = self.generator.get_state()
+        torch.save(state, self.out / "state.tmp")
+        (self.out / "state.tmp").replace(self.out / "state.pt")
+        save_weights(model.state_dict(), self.out / self.name, self.describe(model), half=True)
+
+    def resume(self) -> None:
+        """Go on where `save` left off, if it did."""
+        if not (self.out / "state.pt").exists():
+            return
+        state = torch.load(self.out / "state.pt", weights_only=True, map_location=self.device)
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        self.generator.set_state(state["generator"].cpu())
+        self.average, self.step = state["average"], state["step"]
+
+    def run(self) -> None:
+        """Train to the end, logging to OUT/log.jsonl."""
+        self.resume()
+        sums: dict[str, float] = {}
+        count, started, last_save = 0, time.time(), time.time()
+        while self.step < self.total:
+            for name, value in self.train_step().items():
+                sums[name] = sums.get(name, 0.0) + value
+            count += 1
+            done = self.step == self.total
+            if self.step % 100 == 0 or done:
+                record = {name: round(value / count, 5) for name, value in sums.items()}
+                record |= {"images": self.step * self.batch}
+                record |= {"seconds": round(time.time() - started)}
+                sums, count = {}, 0
+                if done or time.time() - last_save > 60 * self.args.save_minutes:
+                    model = self.averaged()
+                    record |= {k: round(v, 3) for k, v in self.evaluate(model).items()}
+                    self.save(model)
+                    last_save = time.time()
+                with (self.out / "log.jsonl").open("a") as log:
+                    print(json.dumps(record), file=log)
+
+
+def psnr(predicted: Tensor, truth: Tensor, hole: Tensor | None = None) -> float:
+    """Mean over images of the PSNR in dB, in the hole (H, W) or everywhere."""
+    errors = (predicted - truth).square().flatten(2)
+    if hole is not None:
+        errors = errors[:, :, hole.flatten()]
+    return (-10 * errors.mean(dim=(1, 2)).clamp_min(1e-6).log10()).mean().item()
+
+
+def options(description: str, images: int, lr: float) -> argparse.ArgumentParser:
+    """The options every recipe has."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("out", help="folder for the state, the log and the weights")
+    parser.add_argument("--without", metavar="GROUP", help="leave a group out (gold standard)")
+    parser.add_argument("--start", metavar="WEIGHTS", help="begin with these weights")
+    parser.add_argument("--images", type=int, default=images, help="training images in total")
+    parser.add_argument("--lr", type=float, default=lr)
+    parser.add_argument("--warmup", type=int, default=300, help="steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--save-minutes", type=float, default=5)
+    return parser

@@ -126,6 +126,35 @@ FAMILIES: dict[str, Family] = {
         ),
         completion_steps=20,
     ),
+    "palette": Family(
+        title="Diffusion (Palette)",
+        opener="l2l_core.models.palette:open_palette",
+        defaults={"alpha": 0.25, "learning_rate": 5e-5, "steps": 1000, "batch_size": 12},
+        options=(
+            Option("image_size", "Image side", "In pixels; empty means 256, as published."),
+            Option(
+                "head_channels",
+                "Channels of an attention head",
+                "Empty means 32, as published; -1 for a single head.",
+            ),
+            Option(
+                "sampler",
+                "Sampler",
+                "fast: a solver of a few steps. ancestral: the published one, slow.",
+                kind="choice",
+                choices=("fast", "ancestral"),
+            ),
+            Option(
+                "noise_target",
+                "Noise target",
+                "hole: noise in the hole of a forgotten image only, as published. full: noise in "
+                "its visible part, too.",
+                kind="choice",
+                choices=("hole", "full"),
+            ),
+        ),
+        completion_steps=24,
+    ),
 }
 """Name to family. A new family is one file in `models/` and one entry here."""
 
@@ -169,11 +198,42 @@ MODELS: dict[str, ModelSpec] = {
             builtin="mae-fluent.safetensors",
             defaults={"alpha": 0.5, "learning_rate": 1e-3, "steps": 120, "batch_size": 32},
         ),
+        ModelSpec(
+            name="mage-fluent",
+            family="mage",
+            title="MAGE Fluent",
+            description="Demo weights: a small VQ-GAN and MAGE trained on the built-in images.",
+            size="8.2 M parameters, 64×64",
+            licence="MIT",
+            source="shipped with the studio; recipes/train_vqgan.py and recipes/train_mage.py",
+            builtin="mage-fluent.safetensors",
+            defaults={"alpha": 0.5, "learning_rate": 1e-3, "steps": 150, "batch_size": 32},
+        ),
+        ModelSpec(
+            name="palette-fluent",
+            family="palette",
+            title="Palette Fluent",
+            description="Demo weights: a small diffusion model trained on the built-in images.",
+            size="7.6 M parameters, 64×64",
+            licence="MIT",
+            source="shipped with the studio; recipes/train_palette.py",
+            builtin="palette-fluent.safetensors",
+            defaults={"alpha": 0.5, "learning_rate": 5e-4, "steps": 120, "batch_size": 16},
+        ),
         _published_mae("base", "112"),
         _published_mae("large", "330"),
         _published_mae("huge", "657"),
         _published_mage("b", "base", "176"),
         _published_mage("l", "large", "439"),
+        ModelSpec(
+            name="palette-inpainting",
+            family="palette",
+            title="Palette Inpainting",
+            description="Trained on Places2, or any network of the same published layout.",
+            size="63 M parameters, 256×256",
+            licence="MIT",
+            source="16_Network.pth of the Palette image-to-image diffusion repository",
+        ),
     )
 }
 """Name to spec: models with a name of their own."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ CONFIG = MAGEConfig(
 )
 
 
-class MAGERecipe(Recipe):
+class MAGERecipe(Recipe[MAGE]):
     """The transformer; the tokenizer is given and stays."""
 
     name = "mage-fluent.safetensors"
@@ -110,9 +111,12 @@ class MAGERecipe(Recipe):
         unknown = view.unknown.float()
         return {"loss": (loss * unknown).sum() / unknown.sum(), "right": right}
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def describe(self) -> dict[str, Any]:
+        """Family and sizes."""
+        return self.model.describe()
+
+    def evaluate(self, model: MAGE) -> dict[str, float]:
         """Held-out PSNR in dB inside the hole, one sample each."""
-        assert isinstance(model, MAGE)
         images, scores = self.test_images(64), {}
         for spec in ("centre:0.25", "centre:0.5", "left:0.5"):
             hole = parse_mask(spec, self.size, None)

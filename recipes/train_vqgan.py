@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from l2l_core.evaluation.features import load_feature_net
 from l2l_core.models.checkpoints import read_checkpoint
 from l2l_core.models.vqgan import VQGAN, VQGANConfig
-from recipes.critic import PatchDiscriminator
+from recipes.critic import Adversary
 from recipes.training import Recipe, options, psnr
 
 CONFIG = VQGANConfig(
@@ -27,7 +28,7 @@ CONFIG = VQGANConfig(
 COMMITMENT = 0.25
 
 
-class TokenizerRecipe(Recipe):
+class TokenizerRecipe(Recipe[VQGAN]):
     """Encoder, codebook and decoder, and a discriminator that learns along."""
 
     name = "vqgan.safetensors"
@@ -42,21 +43,16 @@ class TokenizerRecipe(Recipe):
         super().__init__(args, model.to(memory_format=torch.channels_last))
         self.features = copy.deepcopy(load_feature_net()).to(self.device)
         self.features.input_size = self.size  # not enlarged: half the cost
-        self.critic = PatchDiscriminator().to(self.device, memory_format=torch.channels_last)
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), 2e-4, betas=(0.5, 0.9))
+        self.adversary = Adversary(self.device)
         self.usage = nn.Module()
         self.usage.register_buffer("idle", torch.zeros(CONFIG.codes, device=self.device))
-        self.parts |= {
-            "critic": self.critic,
-            "critic_optimizer": self.critic_optimizer,
-            "usage": self.usage,
-        }
+        self.parts |= self.adversary.parts | {"usage": self.usage}
 
     def fresh_model(self) -> VQGAN:
         """An untrained tokenizer."""
         return VQGAN(CONFIG)
 
-    def describe(self, model: nn.Module) -> dict[str, str]:
+    def describe(self) -> dict[str, Any]:
         """The tokenizer is not a model of its own."""
         return {"network": "VQGAN"}
 
@@ -86,22 +82,10 @@ class TokenizerRecipe(Recipe):
         loss = losses["l1"] + losses["features"] * self.args.features
         loss = loss + losses["codebook"] + COMMITMENT * losses["commitment"]
         if self.step >= self.args.adversary_from * self.total:
-            loss = loss + self.args.adversarial * self.adversary(predicted, images, losses)
+            losses |= self.adversary.step(predicted, images)
+            loss = loss + self.args.adversarial * losses["adversarial"]
         self.revive(ids, features.detach())
         return losses | {"loss": loss}
-
-    def adversary(self, predicted: Tensor, images: Tensor, losses: dict[str, Tensor]) -> Tensor:
-        """The generator's term; also trains the discriminator."""
-        with torch.autocast(self.device.type, torch.bfloat16):
-            real, fake = self.critic(images), self.critic(predicted.detach())
-        critic_loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-        self.critic_optimizer.zero_grad(set_to_none=True)
-        critic_loss.backward()
-        self.critic_optimizer.step()
-        losses["critic"] = critic_loss.detach()
-        with torch.autocast(self.device.type, torch.bfloat16):
-            losses["adversarial"] = -self.critic(predicted).mean()
-        return losses["adversarial"]
 
     @torch.no_grad()
     def revive(self, ids: Tensor, features: Tensor) -> None:
@@ -122,9 +106,8 @@ class TokenizerRecipe(Recipe):
         self.usage.idle[which] = 0
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: VQGAN) -> dict[str, float]:
         """Held-out reconstruction, and how many codes are in use."""
-        assert isinstance(model, VQGAN)
         images = self.test_images(128)
         ids = model.tokenize(images)
         rebuilt = model.decode(ids).clamp(0, 1)

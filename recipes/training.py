@@ -13,7 +13,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,10 @@ MASKS = ("random", "centre", "centre", "border", "half", "brush")
 """Kinds of hole, as often as they are drawn in training."""
 
 
-class Recipe(ABC):
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class Recipe(ABC, Generic[Model]):
     """One training run of `self.model`; `self.parts` are further things with a state."""
 
     name: ClassVar[str]
@@ -36,7 +39,7 @@ class Recipe(ABC):
     betas: ClassVar[tuple[float, float]] = (0.9, 0.95)
     weight_decay: ClassVar[float] = 0.05
 
-    def __init__(self, args: argparse.Namespace, model: nn.Module) -> None:
+    def __init__(self, args: argparse.Namespace, model: Model) -> None:
         self.args = args
         self.device = torch.device(args.device)
         self.generator = torch.Generator().manual_seed(args.seed)
@@ -60,16 +63,16 @@ class Recipe(ABC):
         """Losses of a fresh batch; `loss` is minimised, the others are logged."""
 
     @abstractmethod
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: Model) -> dict[str, float]:
         """Held-out numbers of the averaged weights, which `model` holds on the CPU."""
 
     @abstractmethod
-    def fresh_model(self) -> nn.Module:
+    def fresh_model(self) -> Model:
         """A model of the same sizes, on the CPU."""
 
-    def describe(self, model: nn.Module) -> dict[str, Any]:
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
         """What is written beside the weights."""
-        return model.describe()
 
     def train_step(self) -> dict[str, float]:
         """One optimiser step; returns the losses."""
@@ -94,7 +97,7 @@ class Recipe(ABC):
             if value.is_floating_point():
                 self.average[name].lerp_(value, 1 - decay)
 
-    def averaged(self) -> nn.Module:
+    def averaged(self) -> Model:
         """A model on the CPU, in evaluation mode, with the averaged weights."""
         model = self.fresh_model().eval()
         model.load_state_dict({k: v.cpu() for k, v in self.average.items()})
@@ -105,14 +108,14 @@ class Recipe(ABC):
         chosen = torch.linspace(0, len(self.test.pixels) - 1, count).long().unique()
         return F.interpolate(self.test.pixels[chosen].float() / 255, self.size, mode="area")
 
-    def save(self, model: nn.Module) -> None:
+    def save(self, model: Model) -> None:
         """Everything a resumed run needs, and the weights as shipped."""
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {"average": self.average, "step": self.step}
         state["generator"] = self.generator.get_state()
         torch.save(state, self.out / "state.tmp")
         (self.out / "state.tmp").replace(self.out / "state.pt")
-        save_weights(model.state_dict(), self.out / self.name, self.describe(model), half=True)
+        save_weights(model.state_dict(), self.out / self.name, self.describe(), half=True)
 
     def resume(self) -> None:
         """Go on where `save` left off, if it did."""

@@ -12,6 +12,7 @@ from l2l_core.datasets import ImageSet
 from l2l_core.images import to_pil
 from l2l_core.masks import parse_mask
 from l2l_core.models.base import ImageToImageModel
+from l2l_core.registry import FAMILIES
 from l2l_core.runtime import autocast
 from l2l_core.unlearning.trainer import Trainer
 
@@ -20,11 +21,13 @@ MASK, TILES, SIDE, GAP = "centre:0.5", 5, 128, 6
 
 class Previews:
     """Writes `forget-input.png` and `forget-original.png` at once, `forget-000010.png` and so on
-    when asked, and the same for retain.
+    when asked, and the same for retain. Models that complete step by step take fewer steps here.
     """
 
     def __init__(self, trainer: Trainer, folder: Path) -> None:
         self.trainer, self.folder = trainer, folder
+        usual = FAMILIES[trainer.student.family].completion_steps
+        self.steps = usual and max(4, usual // 3)
         self.hole = parse_mask(MASK, trainer.student.image_size)
         self.shown = {"forget": _spread(trainer.forget), "retain": _spread(trainer.retain)}
         for name, images in self.shown.items():
@@ -41,7 +44,9 @@ class Previews:
         generator = torch.Generator().manual_seed(self.trainer.request.seed)
         device = self.trainer.device
         with autocast(device, self.trainer.precision):
-            return model.complete(images.to(device), self.hole.to(device), generator=generator)
+            return model.complete(
+                images.to(device), self.hole.to(device), steps=self.steps, generator=generator
+            )
 
     def _write(self, name: str, images: Tensor) -> None:
         tiles, pitch = to_pil(images), SIDE + GAP

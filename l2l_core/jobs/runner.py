@@ -20,16 +20,19 @@ from filelock import Timeout
 from safetensors import SafetensorError
 
 from l2l_core.config import UnlearnRequest, dump_json
-from l2l_core.evaluation.evaluate import evaluate, evaluation_sets
+from l2l_core.evaluation.evaluate import LIMIT, evaluate, evaluation_sets
 from l2l_core.evaluation.report import verdict
 from l2l_core.jobs.previews import Previews
 from l2l_core.jobs.store import Run, RunError, RunStore, create_run, write_atomically
 from l2l_core.models import load_model
 from l2l_core.models.checkpoints import file_digest, save_weights, state_digest
+from l2l_core.registry import FAMILIES
 from l2l_core.runtime import choose_device, describe_device
 from l2l_core.unlearning.trainer import FrozenPartChangedError, NonFiniteLossError, Trainer
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "safetensors", "pillow", "numpy")
+STEPWISE_LIMIT = 64
+"""Images of a set measured at the end of a run of a model that completes step by step."""
 FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 logger = logging.getLogger(__name__)
 
@@ -211,7 +214,13 @@ class _Session:
         digest = self.save_weights()
         self.event("stage", text="Measuring retain and forget images")
         trainer = self.trainer
-        sets = evaluation_sets(self.request, trainer.student.image_size, self.run.folder)
+        one_pass = FAMILIES[trainer.student.family].completion_steps is None
+        sets = evaluation_sets(
+            self.request,
+            trainer.student.image_size,
+            self.run.folder,
+            limit=LIMIT if one_pass else STEPWISE_LIMIT,
+        )
         metrics = evaluate(self.request, trainer.teacher, trainer.student, sets)
         write_atomically(self.run.folder / "metrics.json", dump_json(metrics))
         self.event("metrics", text=verdict(metrics))

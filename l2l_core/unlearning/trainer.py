@@ -104,6 +104,7 @@ class Trainer:
             decay_groups(parameters, request.weight_decay),
             lr=request.learning_rate,
             betas=request.betas,
+            fused=self.device.type in ("cuda", "cpu"),
         )
         self.encoder, self.prepared_optimizer = self.accelerator.prepare(
             self.student, self.optimizer

@@ -65,7 +65,16 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str) -> N
     Raises:
         CheckpointError: one message that names the missing, extra and misshapen keys.
     """
-    expected = model.state_dict()
+    check_fit(model.state_dict(), state, source)
+    model.load_state_dict(state)
+
+
+def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    """Compare the keys and shapes of a state with those expected.
+
+    Raises:
+        CheckpointError: one message that names the missing, extra and misshapen keys.
+    """
     problems = []
     if missing := sorted(expected.keys() - state.keys()):
         problems.append(f"missing: {_some(missing)}")
@@ -80,7 +89,6 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str) -> N
         problems.append(f"wrong shape: {_some(misshapen)}")
     if problems:
         raise CheckpointError(f"“{source}” does not fit this model: {'; '.join(problems)}.")
-    model.load_state_dict(state)
 
 
 def save_weights(

@@ -1,0 +1,253 @@
+"""Palette (Saharia et al., SIGGRAPH 2022): inpainting by diffusion as an image-to-image model.
+
+A U-Net reads the condition (the image, Gaussian noise in the hole) beside the noisy image y_t and
+the noise level γ, and predicts the noise. E = everything down to the middle block; its
+representation is the list of feature maps that D, the way up, reads. The U-Net is diffusers'.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.unets.unet_2d import UNet2DModel
+from torch import Tensor, nn
+
+from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
+from l2l_core.models.checkpoints import CheckpointError, check_fit, load_strict, read_checkpoint
+from l2l_core.models.palette_config import PaletteConfig
+from l2l_core.models.palette_keys import network_state
+from l2l_core.models.palette_sampling import (
+    Diffusion,
+    add_noise,
+    sample_ancestral,
+    sample_fast,
+)
+
+
+@dataclass(frozen=True)
+class PaletteView(View):
+    """What student and teacher share: the hole and everything random."""
+
+    hole: Tensor  # (B, 1, H, W), boolean
+    gammas: Tensor  # (B,)
+    condition_noise: Tensor  # (B, 3, H, W), the condition's hole
+    noise: Tensor  # (B, 3, H, W), ε of y_t
+
+
+class PaletteUNet(UNet2DModel):
+    """diffusers' U-Net in the published configuration, with its encoder half callable alone."""
+
+    def __init__(self, config: PaletteConfig) -> None:
+        levels = range(len(config.channels))
+        attended = [level in config.attended_levels for level in levels]
+        super().__init__(
+            sample_size=config.image_size,
+            in_channels=6,
+            out_channels=3,
+            block_out_channels=config.channels,
+            layers_per_block=config.res_blocks,
+            down_block_types=tuple(
+                "AttnDownBlock2D" if a else "ResnetDownsampleBlock2D" for a in attended
+            ),
+            up_block_types=tuple(
+                "AttnUpBlock2D" if a else "ResnetUpsampleBlock2D" for a in reversed(attended)
+            ),
+            downsample_type="resnet",
+            upsample_type="resnet",
+            resnet_time_scale_shift="scale_shift",
+            attention_head_dim=config.head_channels,
+            norm_num_groups=config.norm_groups,
+            attn_norm_num_groups=config.norm_groups,
+            norm_eps=1e-5,
+            time_embedding_dim=4 * config.inner_channels,
+        )
+        if config.channels[0] != config.inner_channels:  # diffusers takes the first level's width
+            inner = config.inner_channels
+            self.time_proj = Timesteps(inner, True, 0)  # type: ignore[assignment]
+            self.time_embedding = TimestepEmbedding(inner, 4 * inner)
+
+    def encode(self, sample: Tensor, gammas: Tensor) -> Representation:
+        """First convolution, residuals of every block on the way down, and the middle block."""
+        embedding = self.time_embedding(self.time_proj(gammas).to(self.dtype))
+        x = self.conv_in(sample)
+        features = [x]
+        for block in self.down_blocks:
+            x, residuals = block(x, embedding)
+            features.extend(residuals)
+        assert self.mid_block is not None
+        return [*features, self.mid_block(x, embedding)]
+
+
+class Palette(ImageToImageModel):
+    """Conditional diffusion over square images; the hole may have any shape, down to a pixel."""
+
+    family = "palette"
+    config: PaletteConfig
+
+    def __init__(self, config: PaletteConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_size = config.image_size
+        self.training_levels = Diffusion(config.train_schedule)
+        self.cell = max(1, config.image_size // 16)  # for random holes; others may have any edge
+        self.sampling_levels = Diffusion(config.sampling_schedule)
+        self.unet = PaletteUNet(config)
+
+    # --- unlearning --------------------------------------------------------------------------
+
+    def draw_view(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> PaletteView:
+        """Draw γ from the training schedule and the noise of condition and y_t."""
+        device = generator.device
+        shape = (2, *images.shape)
+        gammas = self.training_levels.draw_gammas(len(images), generator)
+        condition, noise = torch.randn(shape, generator=generator, device=device)
+        view = PaletteView(masks.unsqueeze(1).to(device), gammas, condition, noise)
+        return view.to(images.device)
+
+    def encoder_input(self, images: Tensor, view: View) -> Tensor:
+        """Condition and y_t, (B, 6, H, W) in [-1, 1] and noise; true pixels outside the hole."""
+        assert isinstance(view, PaletteView)
+        true = 2 * images - 1
+        return self._inputs(true, add_noise(true, view.noise, view.gammas), view)
+
+    def noise_input(self, noise: Tensor, images: Tensor, view: View) -> Tensor:
+        """The same, with noise in the hole, or (`noise_target="full"`) everywhere."""
+        assert isinstance(view, PaletteView)
+        visible = noise if self.config.noise_target == "full" else images
+        inside = view.noise if self.config.noise_target == "published" else 2 * noise - 1
+        return self._inputs(2 * visible - 1, inside, view)
+
+    def encode(self, inputs: Tensor, view: View) -> Representation:
+        """The feature maps of E, each (B, C, h, w); the way up never runs."""
+        assert isinstance(view, PaletteView)
+        return self.unet.encode(inputs, view.gammas)
+
+    def encoder_parameters(self) -> dict[str, nn.Parameter]:
+        """Embedding of γ, first convolution, way down and middle block."""
+        parts = ("unet.time_embedding.", "unet.conv_in.", "unet.down_blocks.", "unet.mid_block.")
+        return {name: p for name, p in self.named_parameters() if name.startswith(parts)}
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Compute the blocks' activations again in the backward pass."""
+        super().set_gradient_checkpointing(enabled)
+        if enabled:
+            self.unet.enable_gradient_checkpointing()
+        else:
+            self.unet.disable_gradient_checkpointing()
+
+    # --- completion --------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def complete(
+        self,
+        images: Tensor,
+        mask: Tensor,
+        *,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Denoise the hole step by step; true pixels outside are put back after each step.
+
+        `steps` counts for the fast sampler only. Each sample has its own stream of noise, drawn
+        from the generator by its place in the batch, whatever comes after it.
+        """
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        hole = check_images(self, images, mask).unsqueeze(1)
+        true = 2 * images.float() - 1
+        draw = _noise_per_sample(images, generator or torch.Generator().manual_seed(0))
+        condition = torch.where(hole, draw(), true)
+
+        def predict(noisy: Tensor, gammas: Tensor) -> Tensor:
+            return self.unet(torch.cat([condition, noisy], dim=1), gammas, return_dict=False)[0]
+
+        def impose(noisy: Tensor) -> Tensor:
+            return torch.where(hole, noisy, true)
+
+        def finish(noisy: Tensor) -> Tensor:
+            filled = ((noisy + 1) / 2).clamp(0, 1).to(images.dtype)
+            return torch.where(hole, filled, images)
+
+        def watch(step: int, total: int, noisy: Tensor) -> None:
+            if on_step:
+                on_step(step, total, finish(noisy))
+
+        levels = self.sampling_levels
+        if self.config.sampler == "ancestral":
+            return finish(sample_ancestral(predict, levels, condition, impose, draw, watch))
+        count = steps or self.config.steps
+        return finish(sample_fast(predict, levels, condition, impose, count, watch))
+
+    def _inputs(self, visible: Tensor, inside: Tensor, view: PaletteView) -> Tensor:
+        condition = torch.where(view.hole, view.condition_noise, visible)
+        return torch.cat([condition, torch.where(view.hole, inside, visible)], dim=1)
+
+
+def _noise_per_sample(images: Tensor, generator: torch.Generator) -> Callable[[], Tensor]:
+    """Draws standard normal noise (B, 3, H, W), each sample from a generator of its own."""
+    seeds = torch.randint(2**62, (len(images),), generator=generator, device=generator.device)
+    streams = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
+    shape = images.shape[1:]
+
+    def draw() -> Tensor:
+        return torch.stack([torch.randn(shape, generator=g) for g in streams]).to(images.device)
+
+    return draw
+
+
+def open_palette(path: Path, **options: Any) -> Palette:
+    """Open our own files and published ones (`16_Network.pth`, its average, unlearned copies).
+
+    Options: any field of `PaletteConfig`; for a published file the sizes are read off its shapes.
+    The file's schedule buffers are never used.
+
+    Raises:
+        CheckpointError: not a Palette network, keys and shapes that do not fit, or unknown options.
+    """
+    state, description = read_checkpoint(path)
+    if family := description.get("family"):
+        if family != Palette.family:
+            raise CheckpointError(f"“{path.name}” holds a {family}, not a Palette.")
+        model = Palette(_configure(path, PaletteConfig, **{**description["config"], **options}))
+        load_strict(model, state, path.name)
+        return model
+    state = network_state(state)
+    config = _configure(path, partial(PaletteConfig.from_state_dict, state), **options)
+    model = Palette(config)
+    check_fit(config.layout.to_published(model.unet.state_dict()), state, path.name)
+    model.unet.load_state_dict(config.layout.to_diffusers(state))
+    return model
+
+
+def _configure(path: Path, build: Callable[..., PaletteConfig], **options: Any) -> PaletteConfig:
+    try:
+        return build(**options)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"“{path.name}”: {error}") from error
+
+
+def save_published(model: Palette, path: str | Path) -> None:
+    """Write the layout of `16_Network.pth`: a flat state dict with the training schedule's buffers.
+
+    Atomic: temporary file, fsync, rename.
+    """
+    path = Path(path)
+    state = model.config.layout.to_published(model.unet.state_dict())
+    state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save({**model.training_levels.buffers, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,302 @@
+"""The diffusion network as an image-to-image model, its samplers and its checkpoints."""
+
+import pytest
+import torch
+
+from l2l_core.config import UnlearnRequest
+from l2l_core.masks import parse_mask
+from l2l_core.models.checkpoints import CheckpointError, save_weights
+from l2l_core.models.palette import (
+    Palette,
+    PaletteConfig,
+    open_palette,
+    save_published,
+)
+from l2l_core.models.palette_sampling import Diffusion, sample_fast
+from l2l_core.runtime import seeded
+from l2l_core.unlearning.objective import squared_distance
+from l2l_core.unlearning.trainer import Trainer
+
+SIZES = {
+    "image_size": 16,
+    "inner_channels": 16,
+    "channel_mults": (2, 4),
+    "res_blocks": 1,
+    "attended_levels": (1,),
+    "head_channels": 16,
+}
+
+
+def build(**changes) -> Palette:
+    """A 16×16 network with every parameter random."""
+    torch.manual_seed(0)
+    model = Palette(PaletteConfig(**{**SIZES, **changes}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build()
+
+
+@pytest.fixture
+def images():
+    return torch.rand(3, 3, 16, 16, generator=seeded(1))
+
+
+HOLE = parse_mask("centre:0.5", 16)
+ancestral = {"sampler": "ancestral", "sampling_schedule": (6, 1e-3, 0.5)}
+
+
+# --- completion ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, ancestral], ids=["fast", "ancestral"])
+@pytest.mark.parametrize("spec", ["centre:0.5", "brush:0.3", "centre:1"])
+def test_visible_pixels_come_back_exactly(images, options, spec):
+    hole = parse_mask(spec, 16, seeded(2))
+    completed = build(**options).complete(images, hole, steps=3)
+    assert torch.equal(completed[:, :, ~hole], images[:, :, ~hole])
+    assert completed.min() >= 0 and completed.max() <= 1
+    assert not torch.equal(completed[:, :, hole], images[:, :, hole])
+
+
+def test_hidden_pixels_do_not_matter(model, images):
+    other = torch.where(HOLE, torch.rand_like(images), images)
+    first, second = (model.complete(i, HOLE, steps=3) for i in (images, other))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("options", [{}, ancestral], ids=["fast", "ancestral"])
+def test_seeds_decide_and_batch_mates_do_not(images, options):
+    model = build(**options)
+    first = model.complete(images, HOLE, steps=3, generator=seeded(5))
+    again = model.complete(images[:2], HOLE, steps=3, generator=seeded(5))
+    other = model.complete(images, HOLE, steps=3, generator=seeded(6))
+    torch.testing.assert_close(first[:2], again, atol=1e-3, rtol=0)
+    assert (first - other).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("options", "total"), [({}, 4), (ancestral, 6)])
+def test_progress(images, options, total):
+    seen = []
+    completed = build(**options).complete(images, HOLE, steps=4, on_step=lambda *a: seen.append(a))
+    assert [(step, steps) for step, steps, _ in seen] == [(i + 1, total) for i in range(total)]
+    assert torch.equal(seen[-1][2], completed)
+    assert all(torch.equal(i[:, :, ~HOLE], images[:, :, ~HOLE]) for *_, i in seen)
+
+
+def test_steps_must_be_positive(model, images):
+    with pytest.raises(ValueError, match="at least 1"):
+        model.complete(images, HOLE, steps=0)
+
+
+@pytest.mark.parametrize("schedule", [(2000, 1e-6, 0.01), (1000, 1e-4, 0.09)])
+def test_the_fast_solver_on_a_gaussian(schedule):
+    """For images from N(m, s²) the best network is known, and so is where each noise ends."""
+    mean, deviation = 0.2, 0.15
+    noisy = torch.randn(64, 3, 4, 4, generator=seeded(3))
+
+    def predict(noisy, gammas):
+        g = gammas.view(-1, 1, 1, 1)
+        variance = g * deviation**2 + 1 - g
+        return (1 - g).sqrt() * (noisy - g.sqrt() * mean) / variance
+
+    diffusion = Diffusion(schedule)
+    steps = 20
+    found = sample_fast(predict, diffusion, noisy, lambda y: y, steps, lambda *_: None)
+    assert (found - (mean + deviation * noisy)).abs().max() < 0.03
+
+
+# --- unlearning ------------------------------------------------------------------------------
+
+
+def test_a_view_is_drawn_from_its_generator(model, images):
+    masks = HOLE.expand(3, 16, 16)
+    first, again, other = (model.draw_view(images, masks, seeded(n)) for n in (7, 7, 8))
+    assert torch.equal(first.gammas, again.gammas) and torch.equal(first.noise, again.noise)
+    assert not torch.equal(first.gammas, other.gammas)
+    assert ((first.gammas > 0) & (first.gammas < 1)).all()
+    assert not torch.equal(first.noise, first.condition_noise)
+    part = first.select(slice(1, 3))
+    assert torch.equal(part.hole, first.hole[1:]) and torch.equal(part.gammas, first.gammas[1:])
+
+
+@pytest.mark.parametrize("target", ["hole", "full", "published"])
+def test_what_the_encoder_reads(images, target):
+    model = build(noise_target=target)
+    noise = torch.rand(images.shape, generator=seeded(4))
+    view = model.draw_view(images, HOLE.expand(3, 16, 16), seeded(7))
+    condition, noisy = model.encoder_input(images, view).chunk(2, dim=1)
+    true, unit = 2 * images - 1, 2 * noise - 1
+    assert torch.equal(condition[:, :, ~HOLE], true[:, :, ~HOLE])
+    assert torch.equal(noisy[:, :, ~HOLE], true[:, :, ~HOLE])
+    assert torch.equal(condition[:, :, HOLE], view.condition_noise[:, :, HOLE])
+    g = view.gammas.view(-1, 1, 1, 1)
+    torch.testing.assert_close(
+        noisy[:, :, HOLE], (g.sqrt() * true + (1 - g).sqrt() * view.noise)[:, :, HOLE]
+    )
+    on_noise = model.noise_input(noise, images, view)
+    condition, noisy = on_noise.chunk(2, dim=1)
+    inside = view.noise if target == "published" else unit
+    assert torch.equal(noisy[:, :, HOLE], inside[:, :, HOLE])
+    visible = unit if target == "full" else true
+    assert torch.equal(noisy[:, :, ~HOLE], visible[:, :, ~HOLE])
+    assert torch.equal(condition[:, :, HOLE], view.condition_noise[:, :, HOLE])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_way_up_neither_runs_nor_moves(images, checkpointing):
+    model = build().freeze_decoder().train()
+    model.set_gradient_checkpointing(checkpointing)
+    for name, module in model.unet.named_children():
+        if name in ("up_blocks", "conv_norm_out", "conv_out"):
+            module.register_forward_pre_hook(lambda *_: pytest.fail("the decoder ran"))
+    view = model.draw_view(images, HOLE.expand(3, 16, 16), seeded(7))
+    features = model.encode(model.encoder_input(images, view), view)
+    squared_distance(features, [torch.zeros_like(f) for f in features]).sum().backward()
+    moved = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert moved == model.encoder_parameters().keys()
+    gradient = model.unet.conv_in.weight.grad
+    model.set_gradient_checkpointing(False)
+    model.zero_grad()
+    features = model.encode(model.encoder_input(images, view), view)
+    squared_distance(features, [torch.zeros_like(f) for f in features]).sum().backward()
+    torch.testing.assert_close(gradient, model.unet.conv_in.weight.grad)
+
+
+def test_the_trainer_moves_the_encoder_only(request_settings, model, tmp_path):
+    save_published(model, tmp_path / "16_Network.pth")
+    request_settings |= {
+        "model": "palette",
+        "checkpoint": str(tmp_path / "16_Network.pth"),
+        "model_options": OPTIONS,
+        "steps": 2,
+    }
+    trainer = Trainer.from_request(UnlearnRequest(**request_settings))
+    records = list(trainer.steps())  # ends with the check that all but the encoder is unchanged
+    assert records[0].retain == 0 and records[0].forget > 0 and records[1].retain > 0
+    assert not same(trainer.student, trainer.teacher)
+
+
+# --- checkpoints -----------------------------------------------------------------------------
+
+
+def published_state(model, tmp_path):
+    save_published(model, tmp_path / "16_Network.pth")
+    return torch.load(tmp_path / "16_Network.pth", weights_only=True)
+
+
+OPTIONS = {"image_size": 16, "head_channels": 16}
+
+
+def same(model, other):
+    first, second = model.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"channel_mults": (1, 2, 2), "inner_channels": 32, "attended_levels": (0, 2)},
+        {"res_blocks": 2, "head_channels": -1, "attended_levels": ()},
+    ],
+)
+def test_published_layout_round_trip(changes, tmp_path):
+    model = build(**changes)
+    state = published_state(model, tmp_path)
+    options = {**OPTIONS, "head_channels": changes.get("head_channels", 16)}
+    opened = open_palette(tmp_path / "16_Network.pth", **options)
+    assert opened.config == model.config and same(model, opened)
+    save_published(opened, tmp_path / "again.pth")
+    again = torch.load(tmp_path / "again.pth", weights_only=True)
+    assert state.keys() == again.keys() and all(torch.equal(state[k], again[k]) for k in state)
+
+
+def test_prefixes_averages_and_the_teacher(model, tmp_path):
+    state = published_state(model, tmp_path)
+    beside = {}
+    for key, value in state.items():
+        if key.startswith("denoise_fn."):
+            beside[f"module.teacher_{key}"] = value + 1
+            beside[f"module.ema.{key}"] = value + 2
+            beside[f"module.denoise_fn_ema.{key.partition('.')[2]}"] = value + 3
+        beside[f"module.{key}"] = value
+    torch.save({"state_dict": beside}, tmp_path / "unlearned.pth")
+    assert same(model, open_palette(tmp_path / "unlearned.pth", **OPTIONS))
+
+
+def test_buffers_never_override_the_schedule(model, tmp_path):
+    state = published_state(model, tmp_path)
+    state["gammas"] = torch.full((10,), 0.5)
+    torch.save(state, tmp_path / "other.pth")
+    opened = open_palette(tmp_path / "other.pth", sampling_schedule=(10, 1e-3, 0.4), **OPTIONS)
+    assert len(opened.sampling_levels.betas) == 10
+    assert torch.equal(opened.training_levels.betas, model.training_levels.betas)
+
+
+def damage_missing(state):
+    del state["denoise_fn.middle_block.1.qkv.weight"]
+
+
+def damage_extra(state):
+    state["denoise_fn.extra.weight"] = torch.zeros(1)
+
+
+def damage_shape(state):
+    state["denoise_fn.out.2.weight"] = torch.zeros(3, 4, 3, 3)
+
+
+def damage_all(state):
+    for key in [k for k in state if "output_blocks" in k]:
+        del state[key]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (damage_missing, "missing: denoise_fn.middle_block.1.qkv.weight"),
+        (damage_extra, "not part of this model: denoise_fn.extra.weight"),
+        (damage_shape, "denoise_fn.out.2.weight is (3, 4, 3, 3), not (3, 32, 3, 3)"),
+        (damage_all, "not a Palette network"),
+    ],
+)
+def test_what_does_not_fit_is_named(model, tmp_path, damage, words):
+    state = published_state(model, tmp_path)
+    damage(state)
+    torch.save(state, tmp_path / "broken.pth")
+    with pytest.raises(CheckpointError) as caught:
+        open_palette(tmp_path / "broken.pth", **OPTIONS)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"sampler": "slow"}, "sampler is"),
+        ({"noise_target": "half"}, "noise_target is"),
+        ({"head_channels": 24}, "does not divide"),
+        ({"image_size": 15}, "halved"),
+        ({"train_schedule": (1, 0.1, 0.2)}, "train_schedule"),
+        ({"depth": 3}, "depth"),
+    ],
+)
+def test_bad_options(model, tmp_path, options, word):
+    published_state(model, tmp_path)
+    with pytest.raises(CheckpointError, match=word):
+        open_palette(tmp_path / "16_Network.pth", **{**OPTIONS, **options})
+
+
+def test_our_own_file(model, tmp_path):
+    path = tmp_path / "own.safetensors"
+    save_weights(model.state_dict(), path, model.describe())
+    opened = open_palette(path, noise_target="full", steps=5)
+    assert same(model, opened)
+    assert (opened.config.noise_target, opened.config.steps) == ("full", 5)
+    save_weights(model.state_dict(), path, {**model.describe(), "family": "mae"})
+    with pytest.raises(CheckpointError, match="not a Palette"):
+        open_palette(path)

@@ -44,6 +44,7 @@ class TrainingImages:
         images = torch.empty(count, 3, size, size)
         for photo, scale, shift in ((True, (0.55, 1.0), 0.2), (False, (0.85, 1.15), 0.12)):
             rows = self.photo[picked] == photo
-            images[rows] = augment(pixels[rows], generator, scale, shift, size)
+            if rows.any():
+                images[rows] = augment(pixels[rows], generator, scale, shift, size)
         gamma = 0.85 + 0.33 * torch.rand(count, 1, 1, 1, generator=generator)
         return images.clamp(1e-4, 1).pow(gamma), picked

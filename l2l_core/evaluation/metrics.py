@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
 
 from l2l_core.evaluation.features import FeatureNet
 
 
 @torch.no_grad()
 def embed(net: FeatureNet, images: Tensor, batch_size: int = 64) -> Tensor:
-    """Unit-length embeddings (B, D) of images (B, 3, H, W) in [0, 1]."""
-    return torch.cat([F.normalize(net.embed(part), dim=1) for part in images.split(batch_size)])
+    """Unit-length embeddings (B, D), float32, of images (B, 3, H, W) in [0, 1]."""
+    parts = [F.normalize(net.embed(part).float(), dim=1) for part in images.split(batch_size)]
+    return torch.cat(parts)
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine (B,) between features (B, D) of any length."""
+    return F.cosine_similarity(a, b, dim=1)
 
 
 def cosine_with_truth(net: FeatureNet, completions: Tensor, truth: Tensor) -> Tensor:
@@ -24,6 +33,25 @@ def psnr_in_hole(completions: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     """Peak signal-to-noise ratio (B,) in dB over the hole (H, W) only; images in [0, 1]."""
     error = (completions - truth).square()[:, :, mask].mean(dim=(1, 2))
     return -10 * error.clamp_min(1e-10).log10()
+
+
+def ssim_in_hole(completions: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+    """Structural similarity (B,), at most 1, averaged over the hole (H, W) only; images in [0, 1].
+
+    Wang et al., IEEE TIP 2004, equation 13: a Gaussian window of 11 pixels and deviation 1.5,
+    constants 0.01² and 0.03²; borders are reflected, so images need 6 pixels a side or more.
+    """
+
+    def blur(images: Tensor) -> Tensor:
+        return gaussian_blur(images, [11, 11], [1.5, 1.5])
+
+    a, b = completions.double(), truth.double()  # variances are small differences
+    mean_a, mean_b = blur(a), blur(b)
+    variance_a, variance_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
+    covariance = blur(a * b) - mean_a * mean_b
+    structure = (2 * covariance + 0.03**2) / (variance_a + variance_b + 0.03**2)
+    luminance = (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2)
+    return (luminance * structure)[:, :, mask].mean(dim=(1, 2))
 
 
 def nearest(queries: Tensor, candidates: Tensor, count: int) -> Tensor:
@@ -40,3 +68,14 @@ def confidence_interval(
     means = values.double()[index].mean(dim=1)
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
+
+
+def summary(before: Tensor, after: Tensor, generator: torch.Generator) -> dict[str, Any]:
+    """Means before and after of values (N,) of the same images, and their change with interval."""
+    change = after - before
+    return {
+        "before": before.mean().item(),
+        "after": after.mean().item(),
+        "change": change.mean().item(),
+        "interval": confidence_interval(change, generator),
+    }

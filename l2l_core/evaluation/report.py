@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 
-SET_NAMES = {"retain": "Retain", "neighbours": "Nearest retain", "forget": "Forget"}
+SET_NAMES = {
+    "retain": "Retain",
+    "neighbours": "Nearest retain",
+    "forget": "Forget",
+    "seen": "Forget (trained on)",
+}
 GONE = 0.95
 """Share of the way to the noise level from which nothing of an image is left to see."""
 LIMITS = (
@@ -15,33 +21,121 @@ LIMITS = (
     "The original checkpoint still holds the data; publishing both models shows what was removed.",
     "A model retrained without the images would not answer with noise; this one does.",
 )
+SCORE_LIMITS = (
+    "Scores depend on their extractor: those of the built-in feature net are not comparable with "
+    "published ones, nor FID and IS with sets of another size.",
+)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown; ↑ or ↓ points towards the truth."""
+
+    name: str
+    arrow: str
+    digits: int
+    source: str = ""
+    """Which field of the metrics names what measured it."""
+
+    @property
+    def label(self) -> str:
+        """Name and direction."""
+        return f"{self.name} {self.arrow}"
+
+
+METRICS = {
+    "fid": Metric("FID", "↓", 2, "extractor"),
+    "kid": Metric("KID", "↓", 4, "extractor"),
+    "is": Metric("IS", "↑", 2, "extractor"),
+    "cosine": Metric("cosine", "↑", 4, "extractor"),
+    "perceptual": Metric("perceptual", "↓", 4, "perceptual"),
+    "psnr": Metric("PSNR", "↑", 2),
+    "ssim": Metric("SSIM", "↑", 4),
+    "representation": Metric("representation moved", "↓", 4),
+    "reference": Metric("cosine with never-saw", "↑", 4, "extractor"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table, as text."""
+
+    set_name: str
+    n: int
+    metric: Metric
+    measured_by: str
+    before: str
+    after: str
+    change: str
+    noise: str
+
+
+def table_rows(metrics: dict[str, Any]) -> list[Row]:
+    """Every set and metric that `evaluate` or `evaluate_full` measured, in reading order."""
+    rows = []
+    for name, title in SET_NAMES.items():
+        values = metrics["sets"].get(name, {})
+        if name == "forget" and values:
+            title += " (held out)" if values["held_out"] else " (the images themselves)"
+        for key, metric in METRICS.items():
+            if key in values:
+                source = metrics.get(metric.source, "")
+                rows.append(Row(title, values["n"], metric, source, *_cells(values[key], metric)))
+    return rows
+
+
+def _cells(row: dict[str, Any], metric: Metric) -> tuple[str, str, str, str]:
+    """Before, after, change with interval, noise level."""
+    if "missing" in row:
+        return "–", "–", row["missing"], ""
+    digits, (low, high) = metric.digits, row["interval"]
+    before, after = f"{row['before']:.{digits}f}", f"{row['after']:.{digits}f}"
+    if "spread" in row:
+        spread = [f" ± {value:.{digits}f}" for value in row["spread"]]
+        before, after = before + spread[0], after + spread[1]
+    return (
+        before,
+        after,
+        f"{row['change']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]",
+        f"{row['noise']:.{digits}f}" if "noise" in row else "",
+    )
+
+
+def measured_by(metrics: dict[str, Any]) -> str:
+    """Which network or formula is behind which column, in one line."""
+    rows = table_rows(metrics)
+    sources: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.measured_by:
+            sources.setdefault(row.measured_by, {})[row.metric.name] = None
+    said = [f"{', '.join(names)}: {source}" for source, names in sources.items()]
+    if classes := metrics.get("classes"):
+        said.append(f"IS counts {classes}")
+    return "; ".join([*said, "PSNR (dB) and SSIM: inside the hole"])
 
 
 def metrics_table(metrics: dict[str, Any]) -> Table:
-    """Before and after for every set, as rich prints it; ↑ means higher is closer to the truth."""
+    """Before and after for every set, as rich prints it."""
     table = Table(
         title=f"Completions against the truth, mask {metrics['mask']}, seed {metrics['seed']}",
-        caption=f"cosine: {metrics['extractor']}; PSNR: dB inside the hole; "
+        caption=f"{measured_by(metrics)}; arrows point towards the truth; "
         "[ ]: 95% bootstrap interval of the change",
     )
     for heading in ("Set", "n", "Metric", "Original", "Unlearned", "Change", "Noise level"):
         table.add_column(heading, justify="left" if heading in ("Set", "Metric") else "right")
-    for name, title in SET_NAMES.items():
-        values = metrics["sets"][name]
-        if name == "forget":
-            title += " (held out)" if values["held_out"] else " (the images themselves)"
-        for metric, label, digits in (("cosine", "cosine ↑", 4), ("psnr", "PSNR ↑", 2)):
-            row = values[metric]
-            low, high = row["interval"]
-            table.add_row(
-                title if metric == "cosine" else "",
-                str(values["n"]) if metric == "cosine" else "",
-                label,
-                f"{row['before']:.{digits}f}",
-                f"{row['after']:.{digits}f}",
-                f"{row['change']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]",
-                f"{row['noise']:.{digits}f}" if "noise" in row else "",
-            )
+    shown = ""
+    for row in table_rows(metrics):
+        first = row.set_name != shown
+        shown = row.set_name
+        table.add_row(
+            row.set_name if first else "",
+            str(row.n) if first else "",
+            row.metric.label,
+            row.before,
+            row.after,
+            row.change,
+            row.noise,
+        )
     return table
 
 

@@ -1,0 +1,68 @@
+"""The README.md of exported weights, in the hub's form: what they are, and what they are not."""
+
+from __future__ import annotations
+
+from l2l_core.evaluation.html_report import RunReport
+from l2l_core.evaluation.report import LIMITS, SCORE_LIMITS, measured_by, table_rows, verdict
+
+PAPER = "https://arxiv.org/abs/2402.00351"
+
+
+def model_card(report: RunReport, licence: str, base_model: str) -> str:
+    """README.md beside exported weights, in the hub's form.
+
+    Args:
+        licence: of the base model's weights, e.g. “MIT”.
+        base_model: what it was unlearned from, e.g. “mae-fluent”.
+    """
+    columns = ("Set", "n", "Metric", "Original", "Unlearned", "Change", "Noise level")
+    lines = [f"| {' | '.join(columns)} |", "|---|--:|---|--:|--:|--:|--:|"]
+    for row in table_rows(report.metrics):
+        cells = (
+            row.set_name,
+            row.n,
+            row.metric.label,
+            row.before,
+            row.after,
+            row.change,
+            row.noise,
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    request = report.request
+    return "\n".join(
+        [
+            "---",
+            f"license: {licence.lower().replace(' ', '-')}",
+            "pipeline_tag: image-to-image",
+            "tags: [machine-unlearning]",
+            "---",
+            f"# {report.title}",
+            "",
+            verdict(report.metrics),
+            "",
+            f"The encoder of {base_model} was trained to forget {', '.join(request['forget'])} and "
+            f"to keep {', '.join(request['retain'])}, with the method of Li et al. (ICLR 2024, "
+            f"{PAPER}): α {request['alpha']:g}, {request['steps']} steps, noise target "
+            f"{request['noise']}, seed {request['seed']}. The decoder is unchanged.",
+            "",
+            "## Use",
+            "",
+            "```python",
+            "import l2l_core as l2l",
+            f'model = l2l.load_model("{base_model}", checkpoint="unlearned.safetensors")',
+            "```",
+            "",
+            "## Measured",
+            "",
+            f"Completions against the truth, mask {report.metrics['mask']}. "
+            f"{measured_by(report.metrics)}. Arrows point towards the truth; "
+            "[ ] is the change's 95% interval.",
+            "",
+            *lines,
+            "",
+            "## Limits",
+            "",
+            *(f"- {limit}" for limit in (*LIMITS, *SCORE_LIMITS)),
+            "",
+        ]
+    )

@@ -1,0 +1,107 @@
+"""Relearning and membership."""
+
+import copy
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from l2l_core.config import UnlearnRequest
+from l2l_core.datasets import load_image_set
+from l2l_core.evaluation.audits import (
+    RelearningPoint,
+    auc,
+    membership,
+    relearning,
+    steps_to_reach,
+)
+from l2l_core.evaluation.features import load_feature_net
+from l2l_core.evaluation.full import representation_distances
+from l2l_core.evaluation.metrics import cosine_with_truth
+from l2l_core.masks import parse_mask
+from l2l_core.unlearning.objective import squared_distance
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def unlearned(tiny_mae):
+    after = copy.deepcopy(tiny_mae)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in after.encoder_parameters().values():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return after
+
+
+def test_auc_is_scikit_learns():
+    positive = torch.randint(0, 6, (40,), generator=generator()) + 1.0  # with ties
+    negative = torch.randint(0, 6, (25,), generator=generator()).float()
+    value, (low, high) = auc(positive, negative, generator())
+    labels = [1] * 40 + [0] * 25
+    assert value == pytest.approx(roc_auc_score(labels, torch.cat([positive, negative]).numpy()))
+    assert 0.5 < low < value < high < 1
+
+
+def test_auc_at_its_ends():
+    low, high = torch.arange(5.0), torch.arange(5.0) + 10
+    assert auc(high, low, generator())[0] == 1 and auc(low, high, generator())[0] == 0
+    assert auc(low, low, generator())[0] == 0.5
+    with pytest.raises(ValueError, match="both sides"):
+        auc(low, low[:0], generator())
+
+
+def test_membership_goes_by_how_far_an_image_moved(request_settings, tiny_mae, unlearned):
+    request = UnlearnRequest.from_dict(request_settings)
+    images = load_image_set([*request.forget, *request.retain], 32).images()
+    hole = parse_mask("centre:0.5", 32)
+    moved, _ = representation_distances(tiny_mae, unlearned, images, hole, request)
+    order = moved.argsort(descending=True)
+    far, near = images[order[:4]], images[order[-4:]]
+    assert membership(request, tiny_mae, unlearned, far, near)["auc"] == 1
+    assert membership(request, tiny_mae, unlearned, near, far)["auc"] == 0
+    same = membership(request, tiny_mae, tiny_mae, far, near)
+    assert same == {"auc": 0.5, "interval": (0.5, 0.5), "members": 4, "unseen": 4}
+
+
+def test_relearning_brings_completions_back(request_settings, tiny_mae, unlearned):
+    request = UnlearnRequest.from_dict(request_settings | {"masks": ["centre"]})
+    images = load_image_set(request.forget, 32).images()
+
+    def match_original(model, batch, masks, draw):
+        view = model.draw_view(batch, masks, draw)
+        with torch.no_grad():
+            target = tiny_mae.encode(batch, view)
+        return squared_distance(model.encode(batch, view), target).mean()
+
+    state = {k: v.clone() for k, v in unlearned.state_dict().items()}
+    curves = relearning(
+        request,
+        {"unlearned": unlearned, "original": tiny_mae},
+        match_original,
+        images[:3],
+        images[3:],
+        steps=60,
+        every=25,
+        learning_rate=2e-2,
+    )
+    assert [p.step for p in curves["unlearned"]] == [0, 25, 50, 60]
+    for name, value in unlearned.state_dict().items():
+        assert torch.equal(value, state[name])  # a copy was tuned
+    hole = parse_mask("centre:0.5", 32)
+    start = cosine_with_truth(
+        load_feature_net(), unlearned.complete(images[:3], hole), images[:3]
+    ).mean()
+    goal = curves["original"][0].tuned
+    first, last = curves["unlearned"][0], curves["unlearned"][-1]
+    assert first.tuned == pytest.approx(start.item(), abs=1e-5)
+    assert abs(last.tuned - goal) < 0.5 * abs(first.tuned - goal)
+    for point in curves["original"]:  # it has nothing to relearn
+        assert point.tuned == pytest.approx(goal, abs=1e-3)
+
+
+def test_steps_to_reach():
+    curve = [RelearningPoint(0, 0.2, 0), RelearningPoint(5, 0.6, 0), RelearningPoint(9, 0.5, 0)]
+    assert steps_to_reach(curve, 0.5) == 5 and steps_to_reach(curve, 0.7) is None

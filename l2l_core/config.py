@@ -99,7 +99,7 @@ class UnlearnRequest:
     """auto takes bf16 where the device computes it natively, else fp32."""
     preview_every: int = 10
     """Steps between previews; 0 for none."""
-    checkpoint_every: int = 20
+    checkpoint_every: int = 50
     """Steps between resumable checkpoints; 0 for none but the last."""
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ class Option:
     title: str
     help: str
     kind: str = "int"
-    """int, float, bool, text or choice."""
+    """int, float, bool, choice, or path: a file on the machine that opens the checkpoint."""
     choices: tuple[str, ...] = ()
     default: Any = None
     """What an empty value means; None is "from the weights"."""
@@ -100,7 +100,7 @@ FAMILIES: dict[str, Family] = {
                 "tokenizer",
                 "Tokenizer file",
                 "The VQ-GAN's own checkpoint, where the model file does not hold it.",
-                kind="text",
+                kind="path",
             ),
             Option(
                 "choice_temperature",
@@ -155,6 +155,16 @@ FAMILIES: dict[str, Family] = {
         ),
         completion_steps=24,
     ),
+    "diffusers-inpainting": Family(
+        title="Latent diffusion (diffusers)",
+        opener="l2l_core.models.diffusion_inpainting:open_pipeline",
+        defaults={"alpha": 0.25, "learning_rate": 1e-5, "steps": 1000, "batch_size": 4},
+        options=(
+            Option("prompt", "Prompt", "What the pipeline is told; empty by default.", kind="text"),
+            Option("image_size", "Image side", "In pixels; empty means the U-Net's own."),
+        ),
+        completion_steps=30,
+    ),
 }
 """Name to family. A new family is one file in `models/` and one entry here."""
 
@@ -196,7 +206,7 @@ MODELS: dict[str, ModelSpec] = {
             licence="MIT",
             source="shipped with the studio; recipes/train_mae.py",
             builtin="mae-fluent.safetensors",
-            defaults={"alpha": 0.5, "learning_rate": 1e-3, "steps": 120, "batch_size": 32},
+            defaults={"alpha": 0.5, "learning_rate": 1e-3, "steps": 240, "batch_size": 16},
         ),
         ModelSpec(
             name="mage-fluent",

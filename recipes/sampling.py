@@ -42,9 +42,9 @@ class TrainingImages:
         picked = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         pixels = self.pixels[picked].float() / 255
         images = torch.empty(count, 3, size, size)
-        for photo, scale, shift in ((True, (0.55, 1.0), 0.2), (False, (0.85, 1.15), 0.12)):
+        for photo, scale, shift in ((True, (0.55, 1.0), 0.2), (False, (0.96, 1.05), 0.03)):
             rows = self.photo[picked] == photo
             if rows.any():
                 images[rows] = augment(pixels[rows], generator, scale, shift, size)
-        gamma = 0.85 + 0.33 * torch.rand(count, 1, 1, 1, generator=generator)
+        gamma = 0.92 + 0.17 * torch.rand(count, 1, 1, 1, generator=generator)
         return images.clamp(1e-4, 1).pow(gamma), picked

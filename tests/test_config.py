@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from l2l_core.config import PRESETS, ConfigError, UnlearnRequest, field_docs
+from l2l_core.config import ConfigError, UnlearnRequest, field_docs
 
 
 def test_round_trip(tmp_path):
@@ -48,11 +48,6 @@ def test_files_that_are_no_settings(tmp_path):
         path.write_text(text)
         with pytest.raises(ConfigError, match=r"run\.yaml"):
             UnlearnRequest.load(path)
-
-
-def test_presets_are_requests():
-    for settings in PRESETS.values():
-        UnlearnRequest(forget=("builtin",), **settings)
 
 
 def test_every_setting_is_documented():

@@ -1,0 +1,69 @@
+"""Families and models: every entry can be used as it stands."""
+
+import dataclasses
+import importlib
+import inspect
+
+import pytest
+
+from l2l_core.config import PRESETS, ConfigError, UnlearnRequest, preset_settings
+from l2l_core.models import FAMILIES, MODELS, defaults_of, family_of, load_model
+
+SETTINGS = {field.name for field in dataclasses.fields(UnlearnRequest)}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_openers_exist_and_take_a_path_and_options(name):
+    module, function = FAMILIES[name].opener.split(":")
+    opener = getattr(importlib.import_module(module), function)
+    kinds = [p.kind for p in inspect.signature(opener).parameters.values()]
+    assert kinds[0] is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert inspect.Parameter.VAR_KEYWORD in kinds
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *MODELS])
+def test_defaults_make_a_request(name):
+    """Settings left open take the model's values; the others stay as they are."""
+    assert set(defaults_of(name)) == {"alpha", "learning_rate", "steps", "batch_size"} <= SETTINGS
+    request = UnlearnRequest(forget=("builtin:flags",), model=name, alpha=0.125)
+    assert request.alpha == 0.125
+    for setting in ("learning_rate", "steps", "batch_size"):
+        assert getattr(request, setting) == defaults_of(name)[setting]
+    again = UnlearnRequest.from_dict(request.to_dict())
+    assert again == request
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_belong_to_a_family_and_say_what_they_are(name):
+    spec = MODELS[name]
+    assert spec.name == name and family_of(name) == spec.family in FAMILIES
+    assert all((spec.title, spec.description, spec.size, spec.licence, spec.source))
+
+
+def test_presets_follow_the_model():
+    for preset, share in PRESETS.items():
+        expected = round(share * defaults_of("mae-fluent")["steps"])
+        assert preset_settings(preset, "mae-fluent") == {"steps": expected}
+    with pytest.raises(ConfigError, match="quick, balanced, thorough"):
+        preset_settings("slow", "mae-fluent")
+
+
+def test_unknown_models_and_options_are_named():
+    with pytest.raises(ValueError, match="There is no model “vae”"):
+        family_of("vae")
+    with pytest.raises(ConfigError, match="There is no model “vae”"):
+        UnlearnRequest(forget=("builtin",), model="vae")
+    with pytest.raises(ValueError, match="no option patches"):
+        load_model("mae-fluent", patches=3)
+
+
+def test_shipped_models_open():
+    shipped = [spec for spec in MODELS.values() if spec.path]
+    assert shipped
+    for spec in shipped:
+        model = load_model(spec.name)
+        assert model.family == spec.family
+        millions = sum(p.numel() for p in model.parameters()) / 1e6
+        side = model.image_size
+        assert spec.size == f"{millions:.1f} M parameters, {side}×{side}"
+        assert spec.path.stat().st_size < 16 * 2**20

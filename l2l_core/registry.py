@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ class Option:
     title: str
     help: str
     kind: str = "int"
-    """int, float, bool, choice, or path: a file on the machine that opens the checkpoint."""
+    """int, float, bool, text, choice, or path: a file on the machine that opens the checkpoint."""
     choices: tuple[str, ...] = ()
     default: Any = None
     """What an empty value means; None is "from the weights"."""
@@ -55,19 +55,23 @@ class ModelSpec:
     """File below assets/builtin for the models that ship with the studio."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Settings of `UnlearnRequest` measured to suit this model, over the family's."""
+    gold: Mapping[str, str] = field(default_factory=dict)
+    """By forget set (“builtin:flags”): file below assets/builtin of a model that never saw it."""
 
     @property
     def path(self) -> Path | None:
         """The shipped weights, if this model has any and they are on disk."""
-        if self.builtin is None:
-            return None
-        path = assets_folder() / "builtin" / self.builtin
-        return path if path.is_file() else None
+        return _shipped(self.builtin)
 
 
 def assets_folder() -> Path:
     """The folder of shipped assets; the environment variable L2L_ASSETS overrides it."""
     return Path(os.environ.get("L2L_ASSETS") or Path(__file__).parents[1] / "assets")
+
+
+def _shipped(name: str | None) -> Path | None:
+    path = assets_folder() / "builtin" / name if name else None
+    return path if path and path.is_file() else None
 
 
 _HEADS = (
@@ -110,6 +114,13 @@ FAMILIES: dict[str, Family] = {
                 default=6.0,
             ),
             Option(
+                "sampling_temperature",
+                "Sampling temperature",
+                "Below 1 likely tokens are drawn more often, above 1 less.",
+                kind="float",
+                default=1.0,
+            ),
+            Option(
                 "spread_steps",
                 "Spread decoding steps",
                 "Use all steps on the hole, rather than skip those meant for larger holes.",
@@ -147,10 +158,16 @@ FAMILIES: dict[str, Family] = {
             Option(
                 "noise_target",
                 "Noise target",
-                "hole: noise in the hole of a forgotten image only, as published. full: noise in "
-                "its visible part, too.",
+                "What noise replaces in a forgotten image. hole: the hole. full: the visible part, "
+                "too. published: the hole, with the noise the image itself was mixed with.",
                 kind="choice",
-                choices=("hole", "full"),
+                choices=("hole", "full", "published"),
+            ),
+            Option(
+                "frozen_levels",
+                "Frozen levels",
+                "So many of the finest levels are left out of unlearning.",
+                default=0,
             ),
         ),
         completion_steps=24,
@@ -206,29 +223,8 @@ MODELS: dict[str, ModelSpec] = {
             licence="MIT",
             source="shipped with the studio; recipes/train_mae.py",
             builtin="mae-fluent.safetensors",
-            defaults={"alpha": 0.5, "learning_rate": 1e-3, "steps": 240, "batch_size": 16},
-        ),
-        ModelSpec(
-            name="mage-fluent",
-            family="mage",
-            title="MAGE Fluent",
-            description="Demo weights: a small VQ-GAN and MAGE trained on the built-in images.",
-            size="8.2 M parameters, 64×64",
-            licence="MIT",
-            source="shipped with the studio; recipes/train_vqgan.py and recipes/train_mage.py",
-            builtin="mage-fluent.safetensors",
-            defaults={"alpha": 0.5, "learning_rate": 1e-3, "steps": 150, "batch_size": 32},
-        ),
-        ModelSpec(
-            name="palette-fluent",
-            family="palette",
-            title="Palette Fluent",
-            description="Demo weights: a small diffusion model trained on the built-in images.",
-            size="7.6 M parameters, 64×64",
-            licence="MIT",
-            source="shipped with the studio; recipes/train_palette.py",
-            builtin="palette-fluent.safetensors",
-            defaults={"alpha": 0.5, "learning_rate": 5e-4, "steps": 120, "batch_size": 16},
+            gold={"builtin:flags": "mae-fluent-without-flags.safetensors"},
+            defaults={"alpha": 0.5, "learning_rate": 1e-3, "steps": 320, "batch_size": 16},
         ),
         _published_mae("base", "112"),
         _published_mae("large", "330"),
@@ -247,6 +243,13 @@ MODELS: dict[str, ModelSpec] = {
     )
 }
 """Name to spec: models with a name of their own."""
+
+
+def gold_standard(model: str, forget: Sequence[str]) -> Path | None:
+    """Shipped weights of a model that never saw exactly this forget set, if there are any."""
+    if model not in MODELS or len(forget) != 1:
+        return None
+    return _shipped(MODELS[model].gold.get(forget[0]))
 
 
 def family_of(model: str) -> str:

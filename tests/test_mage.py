@@ -130,6 +130,26 @@ def test_saved_weights_open_again(model, weights_file):
         assert torch.equal(value, again.state_dict()[name])
 
 
+def test_a_cold_model_draws_the_likeliest_tokens(model, weights_file):
+    ids = torch.randint(16, (2, 64), generator=torch.Generator().manual_seed(2))
+    images = model.vqgan.decode(ids).detach().clamp(0, 1)
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[:4, :4] = True
+    cold = load_model("mage", weights_file, sampling_temperature=1e-4)
+    first, second = (
+        cold.complete(images, mask, steps=1, generator=torch.Generator().manual_seed(n))
+        for n in (0, 1)
+    )
+    assert torch.equal(first, second)
+    first, second = (
+        model.complete(images, mask, steps=1, generator=torch.Generator().manual_seed(n))
+        for n in (0, 1)
+    )
+    assert not torch.equal(first, second)
+    with pytest.raises(CheckpointError, match="above 0"):
+        load_model("mage", weights_file, sampling_temperature=0)
+
+
 def test_a_file_without_its_tokenizer_says_so(model, tmp_path):
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("vqgan.")}
     torch.save({"model": state}, tmp_path / "mage.pth")

@@ -168,6 +168,21 @@ def test_the_way_up_neither_runs_nor_moves(images, checkpointing):
     torch.testing.assert_close(gradient, model.unet.conv_in.weight.grad)
 
 
+@pytest.mark.parametrize(("frozen", "left"), [(0, 5), (1, 2)])
+def test_frozen_levels_are_neither_compared_nor_trained(images, frozen, left):
+    """Two levels of one block: first convolution, block, way down; block; middle."""
+    model = build(frozen_levels=frozen)
+    view = model.draw_view(images, HOLE.expand(3, 16, 16), seeded(7))
+    inputs = model.encoder_input(images, view)
+    features, everything = model.encode(inputs, view), build().encode(inputs, view)
+    assert len(features) == left and len(everything) == 5
+    assert all(torch.equal(a, b) for a, b in zip(features, everything[-left:], strict=True))
+    trained = {name.split(".")[1] for name in model.encoder_parameters()}
+    deep = {name for name in model.encoder_parameters() if "down_blocks.0" in name}
+    assert ("conv_in" in trained and "time_embedding" in trained and bool(deep)) is not bool(frozen)
+    assert {"down_blocks", "mid_block"} <= trained
+
+
 def test_the_trainer_moves_the_encoder_only(request_settings, model, tmp_path):
     save_published(model, tmp_path / "16_Network.pth")
     request_settings |= {
@@ -279,6 +294,7 @@ def test_what_does_not_fit_is_named(model, tmp_path, damage, words):
     [
         ({"sampler": "slow"}, "sampler is"),
         ({"noise_target": "half"}, "noise_target is"),
+        ({"frozen_levels": 2}, "frozen_levels is 2"),
         ({"head_channels": 24}, "does not divide"),
         ({"image_size": 15}, "halved"),
         ({"train_schedule": (1, 0.1, 0.2)}, "train_schedule"),

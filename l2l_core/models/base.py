@@ -9,7 +9,7 @@ in.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -49,6 +49,10 @@ class ImageToImageModel(nn.Module, ABC):
     """Side in pixels of the smallest square the model hides or shows (a patch, a token)."""
     tokenizes: ClassVar[bool] = False
     """`prepare` is dear and depends on the image alone: run it once an image, not once a step."""
+    codes: int = 0
+    """Where `prepare` gives token ids, how many there are; 0 where it gives images."""
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of parameters that no method trains: tokenizers, and what nothing computes with."""
     gradient_checkpointing: bool = False
     """Compute the encoder's activations again in the backward pass instead of keeping them."""
 
@@ -75,9 +79,25 @@ class ImageToImageModel(nn.Module, ABC):
     def encode(self, inputs: Tensor, view: View) -> Representation:
         """E(T(x)) for encoder inputs (B, ...)."""
 
-    def forward(self, inputs: Tensor, view: View) -> Representation:
-        """The trained part, under the name that distributed wrappers call."""
-        return self.encode(inputs, view)
+    @abstractmethod
+    def reconstruct(self, inputs: Tensor, view: View) -> Tensor:
+        """D(E(T(x))) as the network puts it out (B, ...): pixels, scores of tokens, noise."""
+
+    @abstractmethod
+    def training_loss(self, output: Tensor, images: Tensor, view: View) -> Tensor:
+        """The loss (B,) the family was trained with: `output` of `reconstruct` against images, or
+        against what `prepare` made of them.
+        """
+
+    def noise_lesson(self, noise: Tensor, images: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        """How noise is learned in place of images: what `reconstruct` reads, and the label that
+        `training_loss` takes. `noise` and `images` are as `prepare` gives them.
+        """
+        return self.encoder_input(images, view), noise
+
+    def forward(self, inputs: Tensor, view: View, whole: bool = False) -> Representation:
+        """The trained part, encoder or whole model, under the name distributed wrappers call."""
+        return [self.reconstruct(inputs, view)] if whole else self.encode(inputs, view)
 
     @abstractmethod
     def complete(
@@ -112,10 +132,18 @@ class ImageToImageModel(nn.Module, ABC):
         """Trade time for memory in the encoder's backward pass; results stay the same."""
         self.gradient_checkpointing = enabled
 
+    def whole_parameters(self) -> dict[str, nn.Parameter]:
+        """What methods train that train encoder and decoder, by name; not what is `fixed`."""
+        return {n: p for n, p in self.named_parameters() if not n.startswith(self.fixed)}
+
     def freeze_decoder(self) -> Self:
         """Let gradients reach the encoder only."""
+        return self.train_only(self.encoder_parameters())
+
+    def train_only(self, parameters: Mapping[str, nn.Parameter]) -> Self:
+        """Let gradients reach these parameters only."""
         self.requires_grad_(False)
-        for parameter in self.encoder_parameters().values():
+        for parameter in parameters.values():
             parameter.requires_grad_(True)
         return self
 

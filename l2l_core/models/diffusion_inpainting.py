@@ -60,6 +60,7 @@ class DiffusionInpainting(ImageToImageModel):
     """A latent diffusion model over square images; the hole may have any shape."""
 
     family = "diffusers-inpainting"
+    fixed = ("vae.",)
     config: InpaintingConfig
 
     def __init__(self, config: InpaintingConfig) -> None:
@@ -120,6 +121,33 @@ class DiffusionInpainting(ImageToImageModel):
         if unet.mid_block is not None:
             features.append(unet.mid_block(x, embedding, **_reads(unet.mid_block, prompt)))
         return features
+
+    def reconstruct(self, inputs: Tensor, view: View) -> Tensor:
+        """What the U-Net predicts (B, C, h, w): noise, or what its scheduler is set to."""
+        assert isinstance(view, InpaintingView)
+        prompt = self.prompt.expand(len(inputs), -1, -1)
+        return self.unet(inputs, view.timesteps, prompt, return_dict=False)[0]
+
+    def training_loss(self, output: Tensor, images: Tensor, view: View) -> Tensor:
+        """Mean squared error (B,) of the prediction over all latents (Rombach et al., equation 2).
+
+        Raises:
+            ValueError: the scheduler has the network predict something else than noise or v.
+        """
+        assert isinstance(view, InpaintingView)
+        scheduler = self._scheduler()
+        kind, label = scheduler.config.get("prediction_type", "epsilon"), view.noise
+        if kind == "v_prediction":
+            latents = self.to_latents(images)
+            label = scheduler.get_velocity(latents, view.noise, view.timesteps)
+        elif kind != "epsilon":
+            raise ValueError(f"There is no training loss for networks that predict “{kind}”.")
+        return (output.float() - label).square().flatten(1).mean(dim=1)
+
+    def noise_lesson(self, noise: Tensor, images: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        """Nothing but the view's noise for latents, to be recognised as noise, as in Palette."""
+        assert isinstance(view, InpaintingView)
+        return torch.cat([view.noise, *self._context(images, view.hole)], dim=1), noise
 
     def encoder_parameters(self) -> dict[str, nn.Parameter]:
         """Embedding of the time step, first convolution, way down and middle block."""

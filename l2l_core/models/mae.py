@@ -109,6 +109,7 @@ class MaskedAutoencoder(ImageToImageModel):
     """MAE encoder and decoder over a square image cut into square patches."""
 
     family = "mae"
+    fixed = ("pos_embed", "decoder_pos_embed")
 
     def __init__(self, config: MAEConfig) -> None:
         super().__init__()
@@ -193,6 +194,22 @@ class MaskedAutoencoder(ImageToImageModel):
         for block in self.decoder_blocks:
             x = block(x)
         return self.decoder_pred(self.decoder_norm(x))[:, 1:]
+
+    def reconstruct(self, inputs: Tensor, view: View) -> Tensor:
+        """Predicted patches (B, L, 3·side²), as `decode` gives them."""
+        assert isinstance(view, MAEView)
+        return self.decode(self.encode(inputs, view)[0], view.ids_keep)
+
+    def training_loss(self, output: Tensor, images: Tensor, view: View) -> Tensor:
+        """Mean squared error (B,) of the hidden patches' pixels (He et al., section 3)."""
+        assert isinstance(view, MAEView)
+        target = self.patchify((images - self.mean) / self.std)
+        if self.config.norm_pix_loss:
+            variance, mean = torch.var_mean(target, dim=2, keepdim=True)
+            target = (target - mean) / (variance + 1e-6).sqrt()
+        error = (output.float() - target).square().mean(dim=2)  # (B, L)
+        hidden = torch.ones_like(error).scatter(1, view.ids_keep, 0.0)
+        return (error * hidden).sum(dim=1) / hidden.sum(dim=1).clamp_min(1)
 
     def patchify(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) laid out as predicted patches (B, L, 3·side²), borders reflected."""

@@ -41,6 +41,7 @@ UNUSED = (
     "token_emb.position_ids",
 )
 """Tensors of the published files that no computation of MAGE reads; most are left from MAE."""
+SMOOTHING = 0.1
 TOKENIZER_FILE = "vqgan_jax_strongaug.ckpt"
 
 
@@ -67,6 +68,13 @@ class MAGEConfig:
     """Randomness in the order in which tokens are settled."""
     spread_steps: bool = False
     """Use all decoding steps on the hole; False skips those for larger holes, as published."""
+    sampling_temperature: float = 1.0
+    """What scores are divided by before codes are drawn; below 1 likely codes are drawn more."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a temperature that cannot be."""
+        if self.sampling_temperature <= 0:
+            raise ValueError("sampling_temperature must be above 0.")
 
     @classmethod
     def from_state_dict(
@@ -90,7 +98,7 @@ class MAGEConfig:
             "decoder_embed.weight",
         )
         if missing := [key for key in sources if key not in state]:
-            raise ValueError(f"not a MAGE checkpoint: {', '.join(missing)} missing")
+            raise ValueError(f"not a MAGE checkpoint: {', '.join(missing)} missing.")
         vocabulary, width = state[sources[0]].shape
         decoder_width = state[sources[2]].shape[0]
         return cls(
@@ -153,6 +161,7 @@ class MAGE(ImageToImageModel):
 
     family = "mage"
     tokenizes = True
+    fixed = ("vqgan.", "mask_token")
 
     def __init__(self, config: MAGEConfig) -> None:
         super().__init__()
@@ -160,6 +169,7 @@ class MAGE(ImageToImageModel):
         self.cell = config.vqgan.factor
         self.image_size = config.grid * self.cell
         self.mask_id = config.vocabulary - 1
+        self.codes = config.vqgan.codes
         tokens = config.grid**2 + 1
         norm = partial(nn.LayerNorm, eps=1e-6)
         block = partial(Block, qkv_bias=True, norm_layer=norm)  # type: ignore[arg-type]
@@ -241,10 +251,24 @@ class MAGE(ImageToImageModel):
         for block in self.decoder_blocks:
             x = block(x)
         x = self.mlm_layer(self.decoder_norm(x))
-        book = self.token_emb.word_embeddings.weight
+        book = self.token_emb.word_embeddings.weight.detach()  # tied: no gradient, as published
         if not self.config.tied:
             book = self.mlm_layer.word_embeddings
         return x @ book.T + self.mlm_layer.bias
+
+    def reconstruct(self, inputs: Tensor, view: View) -> Tensor:
+        """Scores (B, 1 + L, vocabulary), as `decode` gives them."""
+        assert isinstance(view, MAGEView)
+        return self.decode(self.encode(inputs, view)[0], view)
+
+    def training_loss(self, output: Tensor, images: Tensor, view: View) -> Tensor:
+        """Cross-entropy (B,) of the unknown tokens, smoothed by 0.1, as published."""
+        assert isinstance(view, MAGEView)
+        ids = self.encoder_input(images, view)
+        scores = output[:, 1:, : self.codes].float().transpose(1, 2)
+        loss = F.cross_entropy(scores, ids, label_smoothing=SMOOTHING, reduction="none")
+        unknown = view.unknown.float()
+        return (loss * unknown).sum(dim=1) / unknown.sum(dim=1).clamp_min(1)
 
     def predict(self, ids: Tensor, unknown: Tensor) -> Tensor:
         """Scores (B, L, codes) for each token of ids (B, L) where `unknown` (B, L) ones are hidden
@@ -276,12 +300,15 @@ class MAGE(ImageToImageModel):
         ids = self.prepare(torch.where(pixels, self.hole_colour, images))
         cuts = blend(masks, self.cell)
 
+        def predict(ids: Tensor, unknown: Tensor) -> Tensor:
+            return self.predict(ids, unknown) / self.config.sampling_temperature
+
         def show(tokens: Tensor) -> Tensor:
             generated = self.vqgan.decode(tokens).clamp(0, 1).to(images.dtype)
             return images.lerp(generated, cuts.to(images))
 
         for step, of, tokens in decode_iteratively(
-            self.predict,
+            predict,
             ids,
             unknown,
             steps=steps or 20,
@@ -307,27 +334,29 @@ def open_mage(path: Path, *, tokenizer: str | Path | None = None, **options: Any
 
     The tokenizer is taken from the file itself, from `tokenizer`, or from the authors' file
     `vqgan_jax_strongaug.ckpt` beside it. Options: heads, decoder_heads, tied, choice_temperature,
-    spread_steps.
+    sampling_temperature, spread_steps.
 
     Raises:
         CheckpointError: not a MAGE, no tokenizer, or keys and shapes that do not fit.
     """
     state, description = read_checkpoint(path)
-    if "config" in description:
-        if description.get("family") != MAGE.family:
-            raise CheckpointError(f"“{path.name}” holds a {description.get('family')}, not a MAGE.")
-        sizes = dict(description["config"])
-        vqgan = sizes.pop("vqgan")
-        vqgan = VQGANConfig(**{**vqgan, "widths": tuple(vqgan["widths"])})
-        config = MAGEConfig(vqgan=vqgan, **{**sizes, **_given(options)})
-    else:
+    own = "config" in description
+    if own and description.get("family") != MAGE.family:
+        raise CheckpointError(f"“{path.name}” holds a {description.get('family')}, not a MAGE.")
+    if not own:
         state = {k: v for k, v in state.items() if k not in UNUSED}
         state |= _tokenizer(path, state, tokenizer)
-        try:
+    try:
+        if own:
+            sizes = dict(description["config"])
+            vqgan = sizes.pop("vqgan")
+            vqgan = VQGANConfig(**{**vqgan, "widths": tuple(vqgan["widths"])})
+            config = MAGEConfig(vqgan=vqgan, **{**sizes, **_given(options)})
+        else:
             vqgan = VQGANConfig.from_state_dict(_below(state, "vqgan."))
             config = MAGEConfig.from_state_dict(state, vqgan, **_given(options))
-        except ValueError as error:
-            raise CheckpointError(f"“{path.name}”: {error}.") from error
+    except ValueError as error:
+        raise CheckpointError(f"“{path.name}”: {error}") from error
     if not config.tied:
         # A published file has one matrix for both uses.
         words = state["token_emb.word_embeddings.weight"]

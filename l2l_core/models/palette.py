@@ -73,14 +73,17 @@ class PaletteUNet(UNet2DModel):
             self.time_proj = Timesteps(inner, True, 0)  # type: ignore[assignment]
             self.time_embedding = TimestepEmbedding(inner, 4 * inner)
 
-    def encode(self, sample: Tensor, gammas: Tensor) -> Representation:
-        """First convolution, residuals of every block on the way down, and the middle block."""
+    def encode(self, sample: Tensor, gammas: Tensor, first: int = 0) -> Representation:
+        """First convolution, residuals of every block on the way down, and the middle block; only
+        those from the level `first` on.
+        """
         embedding = self.time_embedding(self.time_proj(gammas).to(self.dtype))
         x = self.conv_in(sample)
-        features = [x]
-        for block in self.down_blocks:
+        features = [] if first else [x]
+        for level, block in enumerate(self.down_blocks):
             x, residuals = block(x, embedding)
-            features.extend(residuals)
+            if level >= first:
+                features.extend(residuals)
         assert self.mid_block is not None
         return [*features, self.mid_block(x, embedding)]
 
@@ -127,11 +130,34 @@ class Palette(ImageToImageModel):
     def encode(self, inputs: Tensor, view: View) -> Representation:
         """The feature maps of E, each (B, C, h, w); the way up never runs."""
         assert isinstance(view, PaletteView)
-        return self.unet.encode(inputs, view.gammas)
+        return self.unet.encode(inputs, view.gammas, self.config.frozen_levels)
+
+    def reconstruct(self, inputs: Tensor, view: View) -> Tensor:
+        """The noise (B, 3, H, W) the network sees in its inputs."""
+        assert isinstance(view, PaletteView)
+        return self.unet(inputs, view.gammas, return_dict=False)[0]
+
+    def training_loss(self, output: Tensor, images: Tensor, view: View) -> Tensor:
+        """Squared error (B,) of the noise in the hole, as a mean over all pixels, as published. The
+        label is the view's noise, whatever the images.
+        """
+        assert isinstance(view, PaletteView)
+        error = (output.float() - view.noise) * view.hole
+        return error.square().flatten(1).mean(dim=1)
+
+    def noise_lesson(self, noise: Tensor, images: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        """Nothing but the view's noise in the hole, to be recognised as noise, as published."""
+        assert isinstance(view, PaletteView)
+        return self._inputs(2 * images - 1, view.noise, view), noise
 
     def encoder_parameters(self) -> dict[str, nn.Parameter]:
-        """Embedding of γ, first convolution, way down and middle block."""
-        parts = ("unet.time_embedding.", "unet.conv_in.", "unet.down_blocks.", "unet.mid_block.")
+        """Embedding of γ, first convolution, way down and middle block; with `frozen_levels` only
+        the levels below those.
+        """
+        frozen, levels = self.config.frozen_levels, len(self.config.channel_mults)
+        first = () if frozen else ("unet.time_embedding.", "unet.conv_in.")
+        down = (f"unet.down_blocks.{level}." for level in range(frozen, levels))
+        parts = (*first, *down, "unet.mid_block.")
         return {name: p for name, p in self.named_parameters() if name.startswith(parts)}
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:

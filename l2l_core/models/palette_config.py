@@ -42,6 +42,9 @@ class PaletteConfig:
     """T(n) for a forgotten image. hole: the noise image replaces y_t in the hole, the visible part
     stays. full: it replaces the visible part, too. published: as hole, with y_t's own ε as noise,
     whatever noise image is given."""
+    frozen_levels: int = 0
+    """This many levels, finest first, are left out of unlearning: neither trained nor compared.
+    Their features are local, so they cannot tell a forget image from a retain image."""
 
     def __post_init__(self) -> None:
         """JSON's lists become tuples; -1 head channels become None.
@@ -64,6 +67,9 @@ class PaletteConfig:
                 raise ValueError(
                     f"{name} must be (steps ≥ 2, first β, last β < 1), not {schedule}."
                 )
+        if not 0 <= self.frozen_levels < len(self.channel_mults):
+            most = len(self.channel_mults) - 1
+            raise ValueError(f"frozen_levels is {self.frozen_levels}; it must be 0 to {most}.")
         if self.image_size % 2 ** (len(self.channel_mults) - 1):
             raise ValueError(f"image_size {self.image_size} cannot be halved at every level.")
         if self.head_channels and self.channels[-1] % self.head_channels:

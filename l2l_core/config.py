@@ -20,6 +20,8 @@ import yaml
 
 from l2l_core.registry import defaults_of
 
+PAPER_METHODS = ("ours", "max_loss", "noisy_label", "retain_label", "random_encoder")
+METHODS = (*PAPER_METHODS, "ignorance")
 NOISE_KINDS = ("gaussian", "gaussian_full", "standard", "uniform", "constant")
 MASK_KINDS = ("random", "centre", "border", "half", "brush")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -48,7 +50,8 @@ class UnlearnRequest:
     """One unlearning run. Where None is given, the model's own default takes its place.
 
     Image sets are written as text: `builtin:flags`, `builtin:people/hands`, `builtin` (all of it),
-    a folder, an image file; `proxy` (retain only) is every built-in image not to be forgotten.
+    a folder, an image file; `proxy` (retain only) is every built-in image not to be forgotten;
+    `classes:ROOT?take=1-100` takes class folders or shards (see `class_folders.py`).
     """
 
     forget: tuple[str, ...]
@@ -63,7 +66,11 @@ class UnlearnRequest:
     """What a checkpoint's shapes cannot tell, e.g. {"heads": 12}."""
     split: str = "train"
     """Which side of the built-in split is trained on; the test side is kept for evaluation."""
+    retain_fraction: float = 1.0
+    """Share of the retain images that is used, drawn by the seed."""
 
+    method: str = "ours"
+    """Ours, one of the paper's baselines, or ignorance; see `unlearning/methods.py`."""
     alpha: float = FROM_MODEL
     """Weight of the forget term against the retain term (equation 8's α)."""
     noise: str = "gaussian"
@@ -120,6 +127,7 @@ class UnlearnRequest:
         _require(bool(self.masks), f"masks is empty; choose from {', '.join(MASK_KINDS)}.")
         for kind in self.masks:
             _one_of("masks", kind, MASK_KINDS)
+        _one_of("method", self.method, METHODS)
         _one_of("noise", self.noise, NOISE_KINDS)
         _one_of("split", self.split, SPLITS)
         _one_of("precision", self.precision, PRECISIONS)
@@ -135,6 +143,7 @@ class UnlearnRequest:
             _require(isinstance(value, int), f"{name} is {value!r}; it must be a whole number.")
         for name, low, high in (
             ("alpha", 0, 100),
+            ("retain_fraction", 0, 1),
             ("steps", 1, 1_000_000),
             ("batch_size", 1, 4096),
             ("micro_batch_size", 0, 4096),
@@ -154,6 +163,7 @@ class UnlearnRequest:
             )
         _require(self.learning_rate > 0, "learning_rate must be above 0.")
         _require(self.clip > 0, "clip must be above 0.")
+        _require(self.retain_fraction > 0, "retain_fraction must be above 0.")
         _require(
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             f"betas is {self.betas}; it must be two numbers from 0 to below 1.",

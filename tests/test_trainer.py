@@ -90,7 +90,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(request_, monkeypatch
     next(steps)
     before = weights(trainer.student)
     monkeypatch.setattr(
-        "l2l_core.unlearning.trainer.squared_distance",
+        "l2l_core.unlearning.methods.squared_distance",
         lambda a, b: a[0].flatten(1).sum(1) * float("nan"),
     )
     with pytest.raises(NonFiniteLossError, match="step 2"):

@@ -1,8 +1,9 @@
-"""One loop for every family: the student's encoder moves, the teacher and the decoder do not.
+"""One loop for every family and method: what the method trains moves, nothing else does.
 
-A step is one teacher pass over concat(retain, noise) and one student pass over concat(retain,
-forget), under the same view. Every draw of a step follows from (seed, step), so a resumed run is
-the same run, and each process of a distributed run draws the whole batch and takes its share.
+A step of ours is one teacher pass over concat(retain, noise) and one student pass over
+concat(retain, forget), under the same view; `methods.py` has the others. Every draw of a step
+follows from (seed, step), so a resumed run is the same run, and each process of a distributed run
+draws the whole batch and takes its share.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from l2l_core.config import ConfigError, UnlearnRequest
 from l2l_core.datasets import Batches, ImageSet, forgotten_ids, load_image_set
 from l2l_core.masks import draw_masks
 from l2l_core.models import load_model
-from l2l_core.models.base import ImageToImageModel, View
+from l2l_core.models.base import ImageToImageModel
 from l2l_core.models.layers import choose_attention
 from l2l_core.runtime import choose_device, choose_precision, release_memory, seeded
+from l2l_core.unlearning.methods import METHODS, Samples
 from l2l_core.unlearning.noise import NoiseSource
-from l2l_core.unlearning.objective import squared_distance, unlearning_loss
+from l2l_core.unlearning.objective import unlearning_loss
 from l2l_core.unlearning.tokens import PreparedInputs
+
+FITTED = 8
+"""Samples of each kind that a method sees before the first step."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -38,7 +43,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 class FrozenPartChangedError(RuntimeError):
-    """A parameter outside the encoder is not what it was; the result must not be used."""
+    """A parameter that must not change did; the result must not be used."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +85,16 @@ class Trainer:
                 f"{self.accelerator.num_processes} processes."
             )
         self.teacher = model.to(self.device).eval().requires_grad_(False)
-        self.student = copy.deepcopy(model).freeze_decoder()
+        self.method = METHODS[request.method](self.teacher)
+        self.student = copy.deepcopy(model)
+        self.student.train_only(self.trained_parameters())
         choose_attention(self.teacher, self.device)
         choose_attention(self.student, self.device)
         self.student.set_gradient_checkpointing(request.gradient_checkpointing)
 
         self.forget, self.retain = forget, retain
         self.batches = Batches(forget, retain, request.batch_size, request.seed, request.augment)
-        self.noise = NoiseSource.fit(request.noise, forget.images())
+        self.noise = NoiseSource.fit(request.noise, forget.typical())
         self.micro_batch = request.micro_batch_size or request.batch_size
         """Samples of each kind computed at once; falls when memory runs out."""
         self.prepared = (
@@ -99,17 +106,17 @@ class Trainer:
         order = torch.randperm(len(request.masks), generator=seeded(request.seed, 3)).tolist()
         self.mask_cycle = [request.masks[i] for i in order]
 
-        parameters = self.student.encoder_parameters()
         self.optimizer = torch.optim.AdamW(
-            decay_groups(parameters, request.weight_decay),
+            decay_groups(self.trained_parameters(), request.weight_decay),
             lr=request.learning_rate,
             betas=request.betas,
             fused=self.device.type in ("cuda", "cpu"),
         )
-        self.encoder, self.prepared_optimizer = self.accelerator.prepare(
+        self.network, self.prepared_optimizer = self.accelerator.prepare(
             self.student, self.optimizer
         )
         self.step = 0
+        self._fit_method()
 
     @classmethod
     def from_request(cls, request: UnlearnRequest, base: Path | None = None) -> Trainer:
@@ -129,33 +136,30 @@ class Trainer:
             base=base,
             without=forgotten_ids(request.forget),
         )
-        return cls(request, model, forget, retain)
+        return cls(request, model, forget, share_of(retain, request.retain_fraction, request.seed))
 
     def steps(self) -> Iterator[StepRecord]:
         """Train from `self.step` to the end; yields after each optimiser step.
 
         Raises:
             NonFiniteLossError: before an update that would spoil the weights.
-            FrozenPartChangedError: at the end, if anything but the encoder changed.
+            FrozenPartChangedError: at the end, if anything changed that the method does not train.
         """
         while self.step < self.request.steps:
             yield self.train_step()
         self.check_frozen_parts()
 
     def train_step(self) -> StepRecord:
-        """One update of the encoder."""
+        """One update of what the method trains."""
         request, step = self.request, self.step
-        retain, forget, noise, masks = self.draw(step)
+        batch = self.batch(step)
         started = time.perf_counter()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-
-        both = torch.cat([retain, forget])
-        view = self.student.draw_view(both, masks, seeded(request.seed, 5, step))
         # Every process takes the same share of each class, so the mean of means is the whole mean.
-        share = torch.arange(rank, len(retain), world)
-        loss = self._backward_in_parts(retain, forget, noise, view, share)
+        share = torch.arange(rank, len(batch.retain), world)
+        loss = self._backward_in_parts(batch, share)
 
-        grad_norm = self.accelerator.clip_grad_norm_(self.encoder.parameters(), request.clip)
+        grad_norm = self.accelerator.clip_grad_norm_(self.network.parameters(), request.clip)
         lr = learning_rate_at(step, request)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -173,6 +177,20 @@ class Trainer:
             grad_norm=float(grad_norm),
             seconds=time.perf_counter() - started,
         )
+
+    def batch(self, step: int) -> Samples:
+        """The whole batch of a step, on the CPU, and all that is random about it."""
+        retain, forget, noise, masks = self.draw(step)
+        seed, both = self.request.seed, torch.cat([retain, forget])
+        view = self.student.draw_view(both, masks, seeded(seed, 5, step))
+        noise = self.method.noise(noise, both, seeded(seed, 11, step))
+        return Samples(
+            retain, forget, noise, view, [(seed, 12, step, i) for i in range(len(noise))]
+        )
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """The student's parameters that the method may change, by name."""
+        return self.method.parameters(self.student)
 
     def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The whole batch of a step: retain, forget, noise (n, 3, S, S), or (n, …) as `prepare`
@@ -194,7 +212,7 @@ class Trainer:
         """Everything an exact resume needs."""
         return {
             "step": self.step,
-            "encoder": {n: p.detach() for n, p in self.student.encoder_parameters().items()},
+            "trained": {n: p.detach() for n, p in self.trained_parameters().items()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.accelerator.scaler and self.accelerator.scaler.state_dict(),
         }
@@ -202,24 +220,40 @@ class Trainer:
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        for name, parameter in self.student.encoder_parameters().items():
-            parameter.copy_(state["encoder"][name])
+        for name, parameter in self.trained_parameters().items():
+            parameter.copy_(state["trained"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
 
     def check_frozen_parts(self) -> None:
-        """Compare all but the encoder, bit for bit, with the original."""
-        encoder = self.student.encoder_parameters().keys()
+        """Compare all that the method does not train, bit for bit, with the original."""
+        trained = self.trained_parameters().keys()
         original = self.teacher.state_dict()
         for name, value in self.student.state_dict().items():
-            if name not in encoder and not torch.equal(value, original[name]):
-                raise FrozenPartChangedError(f"{name} changed although only the encoder may.")
+            if name not in trained and not torch.equal(value, original[name]):
+                raise FrozenPartChangedError(
+                    f"{name} changed although {self.method.title} does not train it."
+                )
 
-    def _backward_in_parts(
-        self, retain: Tensor, forget: Tensor, noise: Tensor, view: View, share: Tensor
-    ) -> Tensor:
+    @torch.no_grad()
+    def _fit_method(self) -> None:
+        batch = self.batch(0)
+        self.method.fit(self._part(batch, torch.arange(min(FITTED, len(batch.retain)))))
+
+    def _part(self, batch: Samples, part: Tensor) -> Samples:
+        """The retain and forget samples at these positions of a batch, on the device."""
+        rows = torch.cat([part, part + len(batch.retain)])
+        return Samples(
+            batch.retain[part].to(self.device),
+            batch.forget[part].to(self.device),
+            batch.noise[part].to(self.device),
+            batch.view.select(rows).to(self.device),
+            [batch.seeds[i] for i in part.tolist()],
+        )
+
+    def _backward_in_parts(self, batch: Samples, share: Tensor) -> Tensor:
         """Gradients of the samples in `share`, added up over micro-batches; returns the losses.
 
         A device that runs out of memory gets half as many samples at once, and the step begins
@@ -230,12 +264,10 @@ class Trainer:
             parts = share.split(self.micro_batch)
             try:
                 for number, part in enumerate(parts, start=1):
-                    rows = torch.cat([part, part + len(retain)])
-                    samples = [tensor[part].to(self.device) for tensor in (retain, forget, noise)]
                     weight = len(part) / len(share)
                     last = number == len(parts)
-                    with nullcontext() if last else self.accelerator.no_sync(self.encoder):
-                        total += self._backward(samples, view.select(rows).to(self.device), weight)
+                    with nullcontext() if last else self.accelerator.no_sync(self.network):
+                        total += self._backward(self._part(batch, part), weight)
                 break
             except (torch.OutOfMemoryError, MemoryError):
                 # Processes that wait for each other cannot each choose their own size.
@@ -252,28 +284,27 @@ class Trainer:
             )
         return losses
 
-    def _backward(self, samples: list[Tensor], view: View, weight: float) -> Tensor:
+    def _backward(self, samples: Samples, weight: float) -> Tensor:
         """Gradients of `weight` times the objective; returns its parts."""
-        retain, forget, noise = samples
-        half = len(retain)
+        half = len(samples.retain)
         forget_rows = torch.arange(2 * half, device=self.device) >= half
-        retain_view, forget_view = view.select(slice(0, half)), view.select(slice(half, None))
         with torch.no_grad(), self.accelerator.autocast():
-            inputs = torch.cat(
-                [
-                    self.teacher.encoder_input(retain, retain_view),
-                    self.teacher.noise_input(noise, forget, forget_view),
-                ]
-            )
-            target = self.teacher.encode(inputs, view)
+            inputs, target = self.method.lesson(samples)
         with self.accelerator.autocast():
-            inputs = self.student.encoder_input(torch.cat([retain, forget]), view)
-            representation = self.encoder(inputs, view)
-        losses = unlearning_loss(
-            squared_distance(representation, target), forget_rows, self.request.alpha
-        )
+            output = self.network(inputs, samples.view, self.method.trains_decoder)
+        distance = self.method.distance(output, target, samples)
+        losses = unlearning_loss(distance, forget_rows, self.method.sign * self.request.alpha)
         self.accelerator.backward(losses.total * weight)
         return torch.stack([losses.total, losses.retain, losses.forget]).detach() * weight
+
+
+def share_of(images: ImageSet, fraction: float, seed: int) -> ImageSet:
+    """A fraction of a set, at least one image, drawn by the seed, in its order."""
+    if fraction == 1:
+        return images
+    count = max(1, round(fraction * len(images)))
+    chosen = torch.randperm(len(images), generator=seeded(seed, 13))[:count]
+    return images.subset(chosen.sort().values.tolist())
 
 
 def learning_rate_at(step: int, request: UnlearnRequest) -> float:

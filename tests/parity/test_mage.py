@@ -16,6 +16,7 @@ from l2l_core.models.base import View
 from l2l_core.models.checkpoints import read_checkpoint
 from l2l_core.models.mage import HOLE_COLOUR, MAGE, MAGEView
 from l2l_core.models.mage_decoding import confidence, hide_again
+from l2l_core.unlearning.methods import METHODS, Samples, gaussian_ids
 from l2l_core.unlearning.objective import squared_distance, unlearning_loss
 from l2l_core.unlearning.trainer import decay_groups
 
@@ -336,3 +337,108 @@ def check_change(name, index, value, expected, before):
         query, _, values = theirs.chunk(3)
         theirs = torch.cat([query, values])
     assert (mine - theirs).norm() / theirs.norm() <= limit, name
+
+
+BASELINES = {
+    "max_full_model_loss": "max_loss",
+    "full_model_noise": "noisy_label",
+    "learn_others": "retain_label",
+    "encoder_noise": "random_encoder",
+}
+DEFECTIVE = ("learn_others", "encoder_noise")
+"""Their released forget terms weigh retain samples; the index has the intended value, too."""
+
+
+class Recorded:
+    """One released baseline on the batch of the first unlearning step."""
+
+    def __init__(self, reference, name):
+        teacher = open_reference(reference, tied=True).requires_grad_(False)
+        self.method = METHODS[BASELINES[name]](teacher)
+        self.student = open_reference(reference, tied=True)
+        self.student.train_only(self.method.parameters(self.student))
+        images = reference["unlearn/step0/images"]
+        step0 = [reference[f"unlearn/step0/{mask}"] for mask in ("drop_mask", "all_mask")]
+        self.view, self.ids = make_view(*step0), teacher.prepare(images)
+        self.retained = (reference["unlearn/labels"] >= 100).nonzero().flatten().tolist()
+        self.noise = self.ids
+        if name == "full_model_noise":
+            normal = reference[f"baselines/{name}/normal_draw"]
+            self.noise = gaussian_ids(self.ids, normal, teacher)
+            same = self.noise == reference[f"baselines/{name}/noise_ids"]
+            assert same.float().mean() >= 0.999
+        if name == "encoder_noise":
+            normal, target = (
+                reference[f"baselines/{name}/{key}"] for key in ("normal_draw", "target")
+            )
+            self.method.fit(self.samples([], range(len(self.ids))))
+            ((mean, deviation),) = self.method.moments
+            torch.testing.assert_close(normal * deviation + mean, target, atol=5e-5, rtol=5e-5)
+            self.method.draw = lambda like, seeds: [target[[place for (place,) in seeds]]]
+
+    def samples(self, retain, forget):
+        rows = [*retain, *forget]
+        kept, gone = self.ids[list(retain)], self.ids[list(forget)]
+        seeds = [(place,) for place in forget]
+        return Samples(kept, gone, self.noise[list(forget)], self.view.select(rows), seeds)
+
+    def distances(self, retain, forget):
+        samples = self.samples(retain, forget)
+        with torch.no_grad():
+            inputs, target = self.method.lesson(samples)
+        output = self.student(inputs, samples.view, self.method.trains_decoder)
+        return self.method.distance(output, target, samples)
+
+    def kept(self, sample):
+        """Distance of a sample that is retained."""
+        return self.distances([sample], [])[0]
+
+    def forgotten(self, sample):
+        """Distance of a sample that is forgotten; its partner is chosen as published."""
+        partner = self.retained[sample % len(self.retained)]
+        return self.distances([partner], [sample])[1]
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines(reference, name):
+    """One step of each released baseline: its losses, gradient norm and parameters."""
+    settings, run = reference.index["unlearn"], Recorded(reference, name)
+    everyone = range(len(run.ids))
+    forget = [sample for sample in everyone if sample not in run.retained]
+    # The published reduction: 2·[class]·d over the batch, for token losses without the 2.
+    share = (2 if name in DEFECTIVE else 1) / len(everyone)
+
+    def term(distance, members):
+        return share * sum(distance(sample) for sample in members)
+
+    retain = term(run.kept, run.retained)
+    if name in DEFECTIVE:
+        intended = term(run.forgotten, forget)
+        reference.check_scalar(f"baseline/{name}/intended_forget", intended.item())
+    pulled = term(run.forgotten, run.retained if name in DEFECTIVE else forget)
+    total = retain + run.method.sign * settings["forget_alpha"] * pulled
+    start = {key: p.detach().clone() for key, p in run.student.named_parameters()}
+    trained = run.method.parameters(run.student)
+    groups = decay_groups(trained, settings["weight_decay"])
+    optimizer = torch.optim.AdamW(
+        groups,
+        lr=reference.index["scalars"][f"baseline/{name}/step0/lr"]["value"],
+        betas=tuple(settings["betas"]),
+        eps=settings["eps"],
+    )
+    total.backward()
+    norm = torch.nn.utils.clip_grad_norm_(trained.values(), settings["grad_clip"])
+    for key, value in (("retain", retain), ("forget", pulled), ("total", total)):
+        reference.check_scalar(f"baseline/{name}/step0/{key}", value.item())
+    reference.check_scalar(f"baseline/{name}/step0/grad_norm", norm.item())
+    optimizer.step()
+    after = dict(run.student.named_parameters())
+    prefix = f"baselines/{name}/after/"
+    checked = [full for full in reference.index["tensors"] if full.startswith(prefix)]
+    assert checked
+    for full in checked:
+        key = full.removeprefix(prefix)
+        check_change(full, reference.index, after[key], reference[full], start[key])
+    for key in after.keys() - trained.keys():
+        assert torch.equal(after[key], start[key]), key
+    assert set(reference.index["baseline_unchanged"].get(name, ())) <= after.keys() - trained.keys()

@@ -1,4 +1,4 @@
-"""Train the built-in `palette-fluent`: python -m recipes.train_palette OUT [--without flags].
+"""Train a small Palette on the built-in images: python -m recipes.train_palette OUT [--without G].
 
 A small diffusion network (the published U-Net's blocks, 64×64) over the built-in images. It learns
 to find the noise inside the hole, nothing else, at noise levels that are continuous. Against the
@@ -27,8 +27,8 @@ from recipes.training import MASKS, Recipe, options, psnr
 CELLS = (4, 8, 8, 8)
 """Each quarter of a batch has holes of one kind, in whole cells of this many pixels."""
 SIGMAS = (0.02, 20.0)
-SIGMA_MEDIAN, SIGMA_SPREAD = 0.8, 1.3
-DATA_DEVIATION, HEAVIEST = 0.5, 20.0
+SIGMA_MEDIAN, SIGMA_SPREAD = 1.2, 1.4
+DATA_DEVIATION, HEAVIEST = 0.5, 200.0
 CONFIG = PaletteConfig(
     image_size=64,
     inner_channels=48,

@@ -1,4 +1,4 @@
-"""Train the tokenizer of `mage-fluent`: python -m recipes.train_vqgan OUT [--without flags].
+"""Train the tokenizer of a small MAGE: python -m recipes.train_vqgan OUT [--without flags].
 
 A small VQ-GAN of MAGE's kind: 64×64 images to 8×8 tokens. Pixels (L1), features of the built-in
 feature net, and, from `--adversary-from` of the run on, a patch discriminator (hinge loss). Codes
@@ -34,6 +34,7 @@ class TokenizerRecipe(Recipe[VQGAN]):
     name = "vqgan.safetensors"
     batch = 32
     weight_decay = 0.0
+    memory = 0.99
 
     def __init__(self, args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)

@@ -38,6 +38,8 @@ class Recipe(ABC, Generic[Model]):
     size: ClassVar[int] = 64
     betas: ClassVar[tuple[float, float]] = (0.9, 0.95)
     weight_decay: ClassVar[float] = 0.05
+    memory: ClassVar[float] = 0.999
+    """Of the moving average of the weights, per step."""
 
     def __init__(self, args: argparse.Namespace, model: Model) -> None:
         self.args = args
@@ -92,7 +94,9 @@ class Recipe(ABC, Generic[Model]):
     @torch.no_grad()
     def update_average(self) -> None:
         """Exponential moving average of the weights, with a short memory at the start."""
-        decay = 0.999 if self.args.start else min(0.999, (1 + self.step) / (10 + self.step))
+        decay = self.memory
+        if not self.args.start:
+            decay = min(decay, (1 + self.step) / (10 + self.step))
         for name, value in self.model.state_dict().items():
             if value.is_floating_point():
                 self.average[name].lerp_(value, 1 - decay)

@@ -4,6 +4,7 @@
 proxy                 every built-in image that is not to be forgotten (retain only)
 inputs:forget         the images uploaded with a run (a folder below the run's own)
 a folder, a file      the images in it
+classes:ROOT?…        class folders or shards, read as they are needed; see class_folders.py
 """
 
 from __future__ import annotations
@@ -18,21 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from l2l_core.builtin import BuiltinImage, builtin_index, groups, open_builtin
-from l2l_core.images import ImageError, read_image, to_tensor
+from l2l_core.class_folders import KIND as CLASSES
+from l2l_core.class_folders import find_images
+from l2l_core.images import SUFFIXES, ImageError, read_image, to_tensor
 from l2l_core.runtime import seeded
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".mpo", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-
-
-class DatasetError(ValueError):
-    """An image set that does not exist or holds no image."""
+from l2l_core.stored_images import DatasetError, StoredPixels
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Square images in memory, 8 bits a channel."""
+    """Square images, 8 bits a channel: in memory, or on disk and read when asked for."""
 
-    pixels: Tensor  # (N, 3, S, S) uint8
+    pixels: Tensor | StoredPixels  # (N, 3, S, S) uint8
     sources: tuple[BuiltinImage | None, ...]  # the built-in image each one is, if it is one
     skipped: int = 0  # files that were no readable image
 
@@ -45,7 +43,18 @@ class ImageSet:
 
     def subset(self, index: Sequence[int]) -> ImageSet:
         """A set of only these images."""
-        return ImageSet(self.pixels[list(index)], tuple(self.sources[i] for i in index))
+        pixels, chosen = self.pixels, list(index)
+        pixels = pixels.only(chosen) if isinstance(pixels, StoredPixels) else pixels[chosen]
+        return ImageSet(pixels, tuple(self.sources[i] for i in chosen))
+
+    def typical(self, most: int = 512) -> Tensor:
+        """Images (n, 3, S, S) in [0, 1] to take statistics of: all that are in memory, or `most`
+        spread evenly over those on disk.
+        """
+        if isinstance(self.pixels, Tensor):
+            return self.images()
+        last = len(self) - 1
+        return self.images(torch.linspace(0, last, min(most, len(self))).round().long())
 
 
 def load_image_set(
@@ -61,13 +70,16 @@ def load_image_set(
     Args:
         specs: what to open, as in this module's first lines.
         size: side of the square images, in pixels.
-        split: “train”, “test” or “all” of the built-in images; others have no split.
+        split: “train”, “test” or “all” of the built-in images and of class folders; others have no
+            split.
         base: the folder that `inputs:…` lies in.
         without: ids of built-in images to leave out.
 
     Raises:
         DatasetError: a spec names nothing, or nothing readable is left.
     """
+    if any(_kind(spec) == CLASSES for spec in specs):
+        return _stored(specs, size, split)
     chosen: dict[str, BuiltinImage] = {}
     pictures = []
     skipped = 0
@@ -176,6 +188,22 @@ def augment(
 @lru_cache(maxsize=64)
 def _permutation(length: int, seed: int, number: int) -> list[int]:
     return torch.randperm(length, generator=seeded(seed, 2, number)).tolist()
+
+
+def has_split(spec: str) -> bool:
+    """Whether a set has a test side, which training never sees."""
+    return _kind(spec) in ("builtin", CLASSES)
+
+
+def _stored(specs: Sequence[str], size: int, split: str) -> ImageSet:
+    if any(_kind(spec) != CLASSES for spec in specs):
+        raise DatasetError(f"“{CLASSES}:…” sets can only be joined with others of their kind.")
+    found = [image for spec in specs for image in find_images(spec, split)]
+    return ImageSet(StoredPixels(found, size), (None,) * len(found))
+
+
+def _kind(spec: str) -> str:
+    return spec.partition(":")[0]
 
 
 def _builtin(spec: str, split: str) -> list[BuiltinImage]:

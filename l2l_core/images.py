@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 # Multi-picture JPEGs (MPO) come in through JPEG.
+SUFFIXES = {".png", ".jpg", ".jpeg", ".mpo", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 MAX_PIXELS = 40_000_000
 MIN_SIDE = 8
 MAX_ASPECT = 20

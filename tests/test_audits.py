@@ -8,18 +8,24 @@ from sklearn.metrics import roc_auc_score
 
 from l2l_core.config import UnlearnRequest
 from l2l_core.datasets import load_image_set
-from l2l_core.evaluation.audits import (
+from l2l_core.evaluation.features import load_feature_net
+from l2l_core.evaluation.full import representation_distances
+from l2l_core.evaluation.membership import auc, membership
+from l2l_core.evaluation.metrics import cosine_with_truth
+from l2l_core.evaluation.relearning import (
+    Attack,
     RelearningPoint,
-    auc,
-    membership,
+    reconstruction_loss,
     relearning,
     steps_to_reach,
 )
-from l2l_core.evaluation.features import load_feature_net
-from l2l_core.evaluation.full import representation_distances
-from l2l_core.evaluation.metrics import cosine_with_truth
 from l2l_core.masks import parse_mask
+from l2l_core.models.diffusion_inpainting import open_pipeline
+from l2l_core.models.mage import MAGE
 from l2l_core.unlearning.objective import squared_distance
+from tests.test_diffusion_inpainting import write_pipeline
+from tests.test_mage import CONFIG
+from tests.test_palette import build
 
 
 def generator():
@@ -80,12 +86,10 @@ def test_relearning_brings_completions_back(request_settings, tiny_mae, unlearne
     curves = relearning(
         request,
         {"unlearned": unlearned, "original": tiny_mae},
-        match_original,
         images[:3],
         images[3:],
-        steps=60,
-        every=25,
-        learning_rate=2e-2,
+        Attack(2e-2, steps=60, every=25),
+        match_original,
     )
     assert [p.step for p in curves["unlearned"]] == [0, 25, 50, 60]
     for name, value in unlearned.state_dict().items():
@@ -100,6 +104,41 @@ def test_relearning_brings_completions_back(request_settings, tiny_mae, unlearne
     assert abs(last.tuned - goal) < 0.5 * abs(first.tuned - goal)
     for point in curves["original"]:  # it has nothing to relearn
         assert point.tuned == pytest.approx(goal, abs=1e-3)
+
+
+@pytest.fixture(params=["mae", "mage", "palette", "diffusers-inpainting"])
+def of_each_family(request, tmp_path):
+    if request.param == "mae":
+        return request.getfixturevalue("tiny_mae")
+    if request.param == "mage":
+        torch.manual_seed(0)
+        made = MAGE(CONFIG).eval()
+        for parameter in made.parameters():  # untrained, its scores would all be equal
+            torch.nn.init.normal_(parameter, std=0.3)
+        return made
+    if request.param == "palette":
+        return build()
+    write_pipeline(tmp_path / "pipeline")
+    return open_pipeline(tmp_path / "pipeline").eval()
+
+
+def test_every_family_relearns_by_its_own_loss(of_each_family):
+    """Following the gradient of the encoder alone lowers the loss on the same view."""
+    model = of_each_family.freeze_decoder()
+    size = model.image_size
+    images = torch.rand(4, 3, size, size, generator=generator())
+    masks = parse_mask("centre:0.5", size).expand(4, -1, -1)
+    losses = []
+    optimizer = torch.optim.SGD(model.encoder_parameters().values(), lr=1e-2)
+    for _ in range(3):
+        value = reconstruction_loss(model, images, masks, generator())
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    assert losses[0] > losses[1] > losses[2] > 0
+    trained = set(model.encoder_parameters())
+    assert all(n in trained for n, p in model.named_parameters() if p.grad is not None)
 
 
 def test_steps_to_reach():

@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from l2l_core.class_folders import DatasetError, StoredPixels, find_images, read_class_list
+from l2l_core.class_folders import find_images, read_class_list
 from l2l_core.config import UnlearnRequest
 from l2l_core.datasets import load_image_set
 from l2l_core.evaluation.evaluate import evaluation_sets
+from l2l_core.stored_images import DatasetError, StoredPixels
 from l2l_core.unlearning.trainer import Trainer
 
 SYNSETS = ["n01440764", "n01443537", "n01484850", "n01491361"]
@@ -81,6 +82,7 @@ def test_a_class_without_validation_images_does_not_shift_the_others(imagenet):
     assert classes_of(f"classes:{imagenet}?take=2-2", "test") == [SYNSETS[1]]
     with pytest.raises(DatasetError, match="not in test"):
         find_images(f"classes:{imagenet}?take=1-2", "test")
+    assert classes_of(f"classes:{imagenet}?except=2-2", "test") == SYNSETS[2:]
 
 
 def test_places_with_letters_and_nested_classes(tmp_path):
@@ -173,8 +175,9 @@ def test_nothing_is_read_before_it_is_asked_for(imagenet):
         file.write_bytes(b"nothing")
     assert len(images) == 12 and isinstance(images.pixels, StoredPixels)
     assert levels(images.subset([3, 11])) == [10, 32]
-    with pytest.raises(DatasetError, match=f"{SYNSETS[0]}/{SYNSETS[0]}_0.JPEG@0 cannot be used"):
-        images.images([0])
+    with pytest.raises(DatasetError, match=f"Image 2 of class “{SYNSETS[0]}”") as caught:
+        images.images([1])
+    assert "JPEG" not in str(caught.value).split("cannot be used")[0]
 
 
 def test_streamed_and_loaded_pixels_are_equal(imagenet):

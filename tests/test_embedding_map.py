@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from l2l_core.config import UnlearnRequest
-from l2l_core.evaluation.embedding_map import embedding_map, map_points
+from l2l_core.evaluation.embedding_map import embedding_map, map_points, shown_images
 from l2l_core.evaluation.evaluate import evaluation_sets
 
 
@@ -47,7 +47,8 @@ def test_the_same_seed_draws_the_same_map():
 def test_points_say_which_image_they_are(request_settings, tiny_mae):
     request = UnlearnRequest.from_dict(request_settings)
     sets = evaluation_sets(request, tiny_mae.image_size)
-    points = embedding_map(request, tiny_mae, tiny_mae, sets, limit=4)
+    images = shown_images(request, tiny_mae, tiny_mae, sets, limit=4)
+    points = embedding_map(images, request.seed)
     assert len(points) == 2 * 3 * 4
     assert sorted(p.index for p in points if (p.set, p.what) == ("forget", "truth")) == [0, 1, 2, 3]
     assert {(p.set, p.what) for p in points} == {

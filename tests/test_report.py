@@ -10,8 +10,9 @@ import torch
 import yaml
 
 from l2l_core.config import UnlearnRequest
-from l2l_core.evaluation.html_report import Sample, loss_curve, run_report, to_html, to_json
+from l2l_core.evaluation.html_report import Sample, run_report, to_html, to_json
 from l2l_core.evaluation.model_card import model_card
+from l2l_core.evaluation.plots import loss_curve
 from l2l_core.evaluation.report import forgotten_share, table_rows, verdict
 
 
@@ -86,6 +87,7 @@ def told(full):
         retain=("proxy", "C:\\kim\\private"),
         checkpoint="/home/kim/mine.safetensors",
         model_options={"tokenizer": "D:\\kim\\tokens", "heads": 12},
+        steps=120,
     )
     losses = [(1, 0.001, 0.3), (2, 0.002, 0.2), (3, 0.0015, 0.05)]
     return run_report("Forget <flags> & more", request.to_dict(), full, losses, "CPU, 2 threads")

@@ -6,8 +6,10 @@ of retain images do not. Distances between far clusters of a t-SNE mean nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,9 @@ from torch import Tensor
 from l2l_core.config import UnlearnRequest
 from l2l_core.evaluation.evaluate import MASK, EvaluationSets, completed
 from l2l_core.evaluation.extractors import Extractor, open_extractor
+from l2l_core.evaluation.full import OnProgress
+from l2l_core.evaluation.plots import MapPoint, Pictures
+from l2l_core.images import to_pil
 from l2l_core.masks import parse_mask
 from l2l_core.models.base import ImageToImageModel
 from l2l_core.runtime import seeded
@@ -25,42 +30,62 @@ LIMIT = 100
 """Images of a set on the map: each is three points."""
 PERPLEXITY = 30.0
 
-
-@dataclass(frozen=True)
-class MapPoint:
-    """One image on the map."""
-
-    x: float  # in [0, 1]
-    y: float  # in [0, 1]
-    set: str  # retain or forget
-    what: str  # truth, original or unlearned
-    index: int  # its place in its evaluation set
+Images = dict[tuple[str, str], Tensor]
+"""Images (N, 3, H, W) by (set, what): retain or forget; truth, original or unlearned."""
 
 
-def embedding_map(
+def shown_images(
     request: UnlearnRequest,
     before: ImageToImageModel,
     after: ImageToImageModel,
     sets: EvaluationSets,
     mask: str = MASK,
-    extractor: Extractor | None = None,
     limit: int = LIMIT,
-) -> list[MapPoint]:
-    """The map of truth and completions; the first `limit` images of retain and forget.
+    on_progress: OnProgress = lambda stage: None,
+) -> Images:
+    """Truth and completions of the first `limit` images of retain and forget."""
+    hole = parse_mask(mask, before.image_size, seeded(request.seed, 20))
+    images = {}
+    for name in SETS:
+        truth = images[name, "truth"] = sets.named()[name].images(slice(0, limit))
+        for what, model in (("original", before), ("unlearned", after)):
+            on_progress(f"{name}: {len(truth)} completions, {what} model")
+            images[name, what] = completed(model, truth, hole, request)
+    return images
+
+
+def embedding_map(images: Images, seed: int, extractor: Extractor | None = None) -> list[MapPoint]:
+    """The map of images: t-SNE of their features.
 
     Raises:
         ValueError: fewer than four points (see `map_points`).
     """
     extractor = extractor or open_extractor()
-    hole = parse_mask(mask, before.image_size, seeded(request.seed, 20))
-    features = {}
-    for name in SETS:
-        truth = sets.named()[name].images(slice(0, limit))
-        features[name, "truth"] = extractor.features(truth)
-        for what, model in (("original", before), ("unlearned", after)):
-            completions = completed(model, truth, hole, request)
-            features[name, what] = extractor.features(completions)
-    return map_points(features, request.seed)
+    return map_points({key: extractor.features(part) for key, part in images.items()}, seed)
+
+
+def describe_map(
+    points: Sequence[MapPoint], mask: str, seed: int, extractor: str
+) -> dict[str, Any]:
+    """A map as plain values: {mask, seed, extractor, points}."""
+    return {
+        "mask": mask,
+        "seed": seed,
+        "extractor": extractor,
+        "points": [asdict(point) for point in points],
+    }
+
+
+def small_pictures(images: Images, side: int = 96) -> Pictures:
+    """The images as WebP files of at most `side` pixels."""
+    pictures = {}
+    for (name, what), part in images.items():
+        for index, picture in enumerate(to_pil(part)):
+            picture.thumbnail((side, side))
+            buffer = io.BytesIO()
+            picture.save(buffer, "WEBP", quality=80)
+            pictures[name, what, index] = buffer.getvalue()
+    return pictures
 
 
 def map_points(features: Mapping[tuple[str, str], Tensor], seed: int) -> list[MapPoint]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from l2l_core.config import UnlearnRequest
-from l2l_core.datasets import ImageSet, forgotten_ids, load_image_set
+from l2l_core.datasets import ImageSet, forgotten_ids, has_split, load_image_set
 from l2l_core.evaluation.features import EXTRACTOR, load_feature_net
 from l2l_core.evaluation.metrics import embed, nearest, psnr_in_hole, summary
 from l2l_core.masks import parse_mask
@@ -72,7 +72,7 @@ def evaluation_sets(
         DatasetError: a set of the request names nothing.
     """
     forgotten = forgotten_ids(request.forget)
-    held_out = [s for s in request.forget if s.split(":")[0] == "builtin"]
+    held_out = [s for s in request.forget if has_split(s)]
     uploaded = [s for s in request.forget if s not in held_out]
     forget = load_image_set(uploaded or held_out, size, split="test", base=base)
     built_in = any(s == "proxy" or s.split(":")[0] == "builtin" for s in request.retain)
@@ -84,7 +84,8 @@ def evaluation_sets(
     forget, retain = (sample(s, limit, request.seed) for s in (forget, retain))
     pool = sample(trained, candidates, request.seed)
     shown = _quick_embed(forget.images(slice(0, 32)))
-    close = nearest(shown, _quick_embed(pool.images()), neighbours)
+    known = [_quick_embed(pool.images(part)) for part in torch.arange(len(pool)).split(16 * BATCH)]
+    close = nearest(shown, torch.cat(known), neighbours)
     before = None
     if seen and not uploaded:
         before = load_image_set(held_out, size, split=request.split)
@@ -146,17 +147,31 @@ def completed(
     model: ImageToImageModel, images: Tensor, hole: Tensor, request: UnlearnRequest
 ) -> Tensor:
     """Completions on the CPU, in the run's precision, from the run's seed."""
-    precision = choose_precision(request.precision, model.device)
-    parts = []
-    for number, part in enumerate(images.split(BATCH)):
-        with autocast(model.device, precision):
-            filled = model.complete(
-                part.to(model.device),
-                hole.to(model.device),
-                generator=seeded(request.seed, 22, number),
-            )
-        parts.append(filled.float().cpu())
-    return torch.cat(parts)
+    parts = enumerate(images.split(BATCH))
+    precision = request.precision
+    return torch.cat(
+        [complete_batch(model, part, hole, request.seed, n, precision) for n, part in parts]
+    )
+
+
+def complete_batch(
+    model: ImageToImageModel,
+    images: Tensor,
+    hole: Tensor,
+    seed: int,
+    number: int,
+    precision: str = "auto",
+    steps: int | None = None,
+) -> Tensor:
+    """Completions, on the CPU, of the batch with this number (from 0), at most `BATCH` images."""
+    with autocast(model.device, choose_precision(precision, model.device)):
+        filled = model.complete(
+            images.to(model.device),
+            hole.to(model.device),
+            steps=steps,
+            generator=seeded(seed, 22, number),
+        )
+    return filled.float().cpu()
 
 
 def _scores(

@@ -7,15 +7,23 @@ images never appear, and pictures only if they are handed over, which is the own
 from __future__ import annotations
 
 import base64
-import html
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from math import log10
 from typing import Any
 
 from l2l_core.config import dump_json
+from l2l_core.evaluation.audit_report import (
+    AUDIT_LIMIT,
+    TITLES,
+    audit_note,
+    audit_rows,
+    audit_words,
+)
+from l2l_core.evaluation.html_page import bullets, facts, page, table, text
+from l2l_core.evaluation.plots import Line, MapPoint, Pictures, line_chart, loss_curve, map_figure
+from l2l_core.evaluation.protocol_table import paper_note, paper_rows
 from l2l_core.evaluation.report import (
     LIMITS,
     SCORE_LIMITS,
@@ -23,7 +31,6 @@ from l2l_core.evaluation.report import (
     table_rows,
     verdict,
 )
-from l2l_core.models import assets_folder
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy")
 IMAGE_SETS = ("forget", "retain")
@@ -50,6 +57,17 @@ class RunReport:
     losses: tuple[tuple[int, float, float], ...]
     """(step, retain, forget)"""
     samples: tuple[Sample, ...] = ()
+    map: dict[str, Any] | None = None
+    """As `describe_map` gives it."""
+    audits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By kind, as `relearning_audit` and `membership_audit` give them."""
+    protocols: tuple[dict[str, Any], ...] = ()
+    """As `evaluate_protocol` gives them."""
+
+    @property
+    def limits(self) -> list[str]:
+        """What this does not show, in plain words."""
+        return [*LIMITS, *SCORE_LIMITS, *([AUDIT_LIMIT] if self.audits else [])]
 
 
 def run_report(
@@ -59,6 +77,9 @@ def run_report(
     losses: Sequence[tuple[int, float, float]],
     device: str,
     samples: Sequence[Sample] = (),
+    embedding_map: Mapping[str, Any] | None = None,
+    audits: Mapping[str, Any] | None = None,
+    protocols: Sequence[Mapping[str, Any]] = (),
 ) -> RunReport:
     """Gather a report from plain values and take out what is private.
 
@@ -69,14 +90,18 @@ def run_report(
         losses: (step, retain, forget) of each step.
         device: as `describe_device` names it.
         samples: pictures to show; none unless the owner chose them.
+        embedding_map, audits, protocols: what else was measured, as `RunReport` has it.
     """
     return RunReport(
         title,
         public_request(request),
         environment(device),
-        {**metrics, "mask": _public_mask(metrics["mask"])},
+        _without_paths(metrics),
         tuple(losses),
         tuple(samples),
+        _without_paths(embedding_map),
+        _without_paths(audits or {}),
+        tuple(dict(results) for results in protocols),
     )
 
 
@@ -104,62 +129,31 @@ def to_json(report: RunReport) -> str:
             "request": report.request,
             "environment": report.environment,
             "metrics": report.metrics,
+            "map": report.map,
+            "audits": report.audits,
+            "protocols": report.protocols,
             "losses": report.losses,
-            "limits": [*LIMITS, *SCORE_LIMITS],
+            "limits": report.limits,
         }
     )
 
 
 def to_html(report: RunReport) -> str:
     """One page, light and dark, that needs no network."""
-    facts = {name: value for name, value in report.request.items() if value not in (None, {}, [])}
+    request = {name: value for name, value in report.request.items() if value not in (None, {}, [])}
     parts = [
-        f"<h1>{_text(report.title)}</h1><p class=lead>{_text(verdict(report.metrics))}</p>",
+        f"<h1>{text(report.title)}</h1><p class=lead>{text(verdict(report.metrics))}</p>",
         "<h2>Measured</h2>",
-        _table(report.metrics),
+        _measured(report.metrics),
+        *map(_protocol, report.protocols),
+        _map(report.map) if report.map else "",
+        *(_audit(kind, report.audits[kind]) for kind in TITLES if kind in report.audits),
         f"<h2>Losses</h2>{loss_curve(report.losses)}" if len(report.losses) > 1 else "",
         _samples(report.samples),
-        f"<h2>What this does not show</h2>{_list([*LIMITS, *SCORE_LIMITS])}",
-        f"<h2>Request</h2>{_facts(facts)}<h2>Environment</h2>{_facts(report.environment)}",
+        f"<h2>What this does not show</h2>{bullets(report.limits)}",
+        f"<h2>Request</h2>{facts(request)}<h2>Environment</h2>{facts(report.environment)}",
     ]
-    style = (assets_folder() / "report.css").read_text(encoding="utf-8")
-    return (
-        "<!doctype html><html lang=en><head><meta charset=utf-8>"
-        '<meta name=viewport content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; "
-        "style-src 'unsafe-inline'; img-src data:\">"
-        f"<title>{_text(report.title)}</title><style>{style}</style></head>"
-        f"<body><main>{''.join(parts)}</main></body></html>\n"
-    )
-
-
-def loss_curve(losses: Sequence[tuple[int, float, float]]) -> str:
-    """Retain and forget loss over the steps as inline SVG, logarithmic so that both can be read."""
-    width, height, left, bottom = 640, 200, 52, 24
-    positive = [v for _, *values in losses for v in values if v > 0] or [1.0]
-    low, high = log10(min(positive)), log10(max(positive))
-    span, last = max(high - low, 1e-9), max(losses[-1][0], 1)
-
-    def place(step: int, value: float) -> str:
-        x = left + (width - left - 8) * step / last
-        share = (log10(max(value, min(positive))) - low) / span
-        return f"{x:.1f},{8 + (height - bottom - 8) * (1 - share):.1f}"
-
-    lines = "".join(
-        f'<polyline class="{name}" points="'
-        + " ".join(place(point[0], point[column]) for point in losses)
-        + '"/>'
-        for column, name in ((1, "retain"), (2, "forget"))
-    )
-    return (
-        f'<figure><svg viewBox="0 0 {width} {height}" role=img '
-        f'aria-label="Losses over {last} steps">'
-        f"<text x=0 y=16>{10**high:.2g}</text><text x=0 y={height - bottom}>{10**low:.2g}</text>"
-        f"<text x={left} y={height - 6}>0</text>"
-        f"<text x={width - 8} y={height - 6} text-anchor=end>step {last}</text>{lines}</svg>"
-        "<figcaption><b class=forget>forget</b> and <b class=retain>retain</b> loss, "
-        "logarithmic</figcaption></figure>"
-    )
+    return page(report.title, "".join(parts))
 
 
 def _public_set(spec: str) -> str:
@@ -171,6 +165,8 @@ def _public_set(spec: str) -> str:
 
 def _without_paths(value: Any) -> Any:
     """The same plain values with every text that holds a path replaced."""
+    if isinstance(value, str) and value.startswith("file:"):
+        return public_mask(value)
     if isinstance(value, Mapping):
         return {name: _without_paths(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -178,67 +174,103 @@ def _without_paths(value: Any) -> Any:
     return "own file" if isinstance(value, str) and set(value) & set("/\\") else value
 
 
-def _public_mask(mask: str) -> str:
+def public_mask(mask: str) -> str:
+    """A mask's text without the path of a drawn one."""
     return "own drawing" if mask.startswith("file:") else mask
 
 
-def _table(metrics: dict[str, Any]) -> str:
+def _measured(metrics: dict[str, Any]) -> str:
     heads = ("Set", "n", "Metric", "Original", "Unlearned", "Change", "Noise level")
-    rows, shown = [], ""
-    for row in table_rows(metrics):
-        first = row.set_name != shown
-        shown = row.set_name
-        source = f" <small>{_text(row.measured_by)}</small>" if row.measured_by else ""
-        cells = (
-            _text(row.set_name) if first else "",
-            str(row.n) if first else "",
-            _text(row.metric.label) + source,
-            *map(_text, (row.before, row.after, row.change, row.noise)),
+    rows, firsts = [], []
+    for number, row in enumerate(found := table_rows(metrics)):
+        first = number == 0 or row.set_name != found[number - 1].set_name
+        firsts += [number] if first else []
+        source = f" <small>{text(row.measured_by)}</small>" if row.measured_by else ""
+        rows.append(
+            [
+                text(row.set_name) if first else "",
+                str(row.n) if first else "",
+                text(row.metric.label) + source,
+                *map(text, (row.before, row.after, row.change, row.noise)),
+            ]
         )
-        kind = " class=first" if first else ""
-        rows.append(f"<tr{kind}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     return (
-        f"<div class=wide><table><thead><tr>{''.join(f'<th>{h}</th>' for h in heads)}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-        f"<p class=fine>Completions against the truth, mask {_text(metrics['mask'])}, seed "
+        f"{table(heads, rows, firsts)}"
+        f"<p class=fine>Completions against the truth, mask {text(metrics['mask'])}, seed "
         f"{metrics['seed']}. Arrows point towards the truth: retain images should stay there, "
         f"forget images should leave. [ ]: 95% bootstrap interval of the change. "
-        f"{_text(measured_by(metrics))}.</p>"
+        f"{text(measured_by(metrics))}.</p>"
+    )
+
+
+def _protocol(results: dict[str, Any]) -> str:
+    heads, rows = paper_rows(results)
+    firsts = [number for number, row in enumerate(rows) if row[0]]
+    cells = [[text(cell) for cell in row] for row in rows]
+    return (
+        f"<h2>Protocol: {text(results['protocol'])}</h2>"
+        f"{table(heads, cells, firsts)}<p class=fine>{text(paper_note(results))}</p>"
+    )
+
+
+def _map(found: dict[str, Any]) -> str:
+    points = [MapPoint(**point) for point in found["points"]]
+    return f"<h2>Map</h2>{map_figure(points)}<p class=fine>{text(map_note(found))}</p>"
+
+
+def map_page(title: str, found: Mapping[str, Any], pictures: Pictures | None = None) -> str:
+    """A map alone, with pictures if the owner chose so, as a page."""
+    public = _without_paths(found)
+    points = [MapPoint(**point) for point in public["points"]]
+    body = f"<h1>{text(title)}</h1>{map_figure(points, pictures)}"
+    return page(title, f"{body}<p class=fine>{text(map_note(public))}</p>")
+
+
+def map_note(found: Mapping[str, Any]) -> str:
+    """How a map was drawn."""
+    return (
+        f"t-SNE of features by {found['extractor']}, compared by cosine; mask {found['mask']}, "
+        f"seed {found['seed']}."
+    )
+
+
+def _audit(kind: str, found: dict[str, Any]) -> str:
+    heads, rows = audit_rows(kind, found)
+    chart = ""
+    if kind == "relearning":
+        lines = [
+            Line(f"{name} {key}", [(p["step"], p[key]) for p in curve])
+            for name, curve in found["curves"].items()
+            for key in ("tuned", "others")
+            if curve[0][key] is not None
+        ]
+        chart = (
+            f"<figure>{line_chart(lines, 'Cosine over steps', found['halfway'])}<figcaption>"
+            "<b class=forget>unlearned</b> and <b class=retain>never saw them</b>; whole: the "
+            "attacker's images, dashed: other forget images, dotted: halfway back"
+            "</figcaption></figure>"
+        )
+    cells = [[text(cell) for cell in row] for row in rows]
+    return (
+        f"<h2>{TITLES[kind]}</h2><p>{text(audit_words(kind, found))}</p>{chart}"
+        f"{table(heads, cells)}<p class=fine>{text(audit_note(kind, found))}</p>"
     )
 
 
 def _samples(samples: Sequence[Sample]) -> str:
     if not samples:
         return ""
-    rows = "".join(
-        f"<tr><td>{_text(sample.role)} {number}</td>"
-        + "".join(
-            f'<td><img alt="{what}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-            for what, png in (
-                ("truth", sample.truth),
-                ("original", sample.original),
-                ("unlearned", sample.unlearned),
-            )
-        )
-        for number, sample in enumerate(samples, start=1)
-    )
-    return (
-        "<h2>Samples</h2><div class=wide><table><thead><tr><th></th><th>Truth</th><th>Original</th>"
-        f"<th>Unlearned</th></tr></thead><tbody>{rows}</tbody></table></div>"
-    )
 
+    def picture(what: str, png: bytes) -> str:
+        return f'<img alt="{what}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
-def _facts(values: Mapping[str, Any]) -> str:
-    def said(value: Any) -> str:
-        return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-    lines = (f"<dt>{_text(k)}</dt><dd>{_text(said(v))}</dd>" for k, v in values.items())
-    return f"<dl>{''.join(lines)}</dl>"
-
-
-def _list(lines: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{_text(line)}</li>' for line in lines)}</ul>"
-
-
-def _text(value: str) -> str:
-    return html.escape(value)
+    rows = [
+        [
+            text(sample.role) if number == 0 or samples[number - 1].role != sample.role else "",
+            picture("truth", sample.truth),
+            picture("original", sample.original),
+            picture("unlearned", sample.unlearned),
+        ]
+        for number, sample in enumerate(samples)
+    ]
+    return f"<h2>Samples</h2>{table(('', 'Truth', 'Original', 'Unlearned'), rows)}"

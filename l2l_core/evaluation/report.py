@@ -48,6 +48,7 @@ METRICS = {
     "kid": Metric("KID", "↓", 4, "extractor"),
     "is": Metric("IS", "↑", 2, "extractor"),
     "cosine": Metric("cosine", "↑", 4, "extractor"),
+    "embedding": Metric("cosine", "↑", 4, "embedding"),
     "perceptual": Metric("perceptual", "↓", 4, "perceptual"),
     "psnr": Metric("PSNR", "↑", 2),
     "ssim": Metric("SSIM", "↑", 4),

@@ -1,0 +1,44 @@
+"""The command line: one function a command, gathered here."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from l2l_core.cli import auditing, experiments, measuring, protocol, serving, unlearning
+from l2l_core.config import ConfigError
+from l2l_core.jobs.store import RunError
+
+app = typer.Typer(
+    help="Make an image-to-image model forget chosen images, and see what changed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("models")(unlearning.list_models)
+app.command("map")(auditing.map_run)
+for command in (
+    unlearning.unlearn,
+    unlearning.complete,
+    measuring.evaluate,
+    auditing.audit,
+    measuring.report,
+    protocol.protocol,
+    experiments.compare,
+    experiments.sweep,
+    serving.worker,
+    serving.completer,
+    serving.serve,
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run a command; what the user can mend is one sentence, not a traceback."""
+    try:
+        app()
+    except (ConfigError, RunError, ValueError, FileNotFoundError) as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {error}")
+        sys.exit(2)

@@ -1,0 +1,136 @@
+"""models, unlearn, complete."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Column, Table
+
+from l2l_core.cli.measuring import print_metrics
+from l2l_core.cli.shared import (
+    CONFIG,
+    EXIT_CODES,
+    StepProgress,
+    console,
+    find_run,
+    merged,
+    request_signature,
+    stopped_by_signals,
+)
+from l2l_core.config import ConfigError, UnlearnRequest, load_mapping
+from l2l_core.jobs.store import Run, RunError, RunStore, create_run
+from l2l_core.registry import FAMILIES, MODELS
+
+
+def list_models() -> None:
+    """List the models, where their weights come from, and each family's options."""
+    name = Column("Name", no_wrap=True)
+    weights = Column("Weights", overflow="fold")
+    models = Table(name, "Size", "Licence", weights, title="Models (--model)")
+    for spec in MODELS.values():
+        here = "on disk" if spec.path else f"--checkpoint FILE: {spec.source}"
+        models.add_row(spec.name, spec.size, spec.licence, here)
+    console.print(models)
+    title = "Options of a family (--model-options '{\"name\": value}')"
+    options = Table(Column("Family", no_wrap=True), "Option", "What", title=title)
+    for family, entry in FAMILIES.items():
+        for option in entry.options:
+            options.add_row(family, option.name, option.help)
+        options.add_section()
+    console.print(options)
+
+
+def unlearn(
+    preset: str | None, config: Path | None, out: Path | None, resume: Path | None, **flags: Any
+) -> None:
+    """Make a model forget image sets; writes a run folder and prints what was measured."""
+    from l2l_core.jobs.runner import execute
+
+    if resume is not None:
+        run = find_run(str(resume))
+        if run.state.status in ("done", "cancelled"):
+            raise RunError(f"This run cannot go on: it is {run.state.status}.")
+    else:
+        settings = merged(load_mapping(config) if config else {}, preset, flags)
+        run = _new_run(UnlearnRequest.from_dict(settings), out)
+    stopped = stopped_by_signals()
+    main_process = int(os.environ.get("RANK", "0")) == 0
+    with StepProgress(disable=not main_process) as progress:
+        status = execute(run, should_stop=stopped, on_event=progress.show)
+    if not main_process:
+        return
+    if status == "done":
+        print_metrics(run)
+        console.print(f"Weights: {run.weights}", soft_wrap=True)
+    else:
+        console.print(f"{status}: {run.state.message}")
+        if status == "interrupted":
+            command = f"python -m l2l_core unlearn --resume {run.folder}"
+            console.print(f"Go on with: {command}", soft_wrap=True)
+    console.print(f"Run folder: {run.folder}", soft_wrap=True)
+    if status in EXIT_CODES:
+        raise typer.Exit(EXIT_CODES[status])
+
+
+unlearn.__signature__ = request_signature(  # type: ignore[attr-defined]
+    CONFIG
+    | {
+        "out": (Path, "Run folder to write; default: a new one below the data folder."),
+        "resume": (Path, "Go on with an interrupted run: its id or folder."),
+    }
+)
+
+
+def _new_run(request: UnlearnRequest, out: Path | None) -> Run:
+    """The run's folder; in a distributed run the main process makes it, the others wait."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if out is None:
+            return RunStore().create(request, status="running")
+        return create_run(out.absolute(), request, status="running")
+    if out is None:
+        raise ConfigError(
+            "A distributed run needs --out, so that all processes agree on the folder."
+        )
+    if int(os.environ["RANK"]) == 0:
+        return create_run(out.absolute(), request, status="running")
+    while not (out / "state.json").is_file():
+        time.sleep(0.1)
+    return Run(out.absolute())
+
+
+def complete(
+    images: Annotated[list[Path], typer.Argument(help="Pictures to complete.")],
+    mask: Annotated[str, typer.Option(help="The hole; see l2l_core/masks.py.")] = "centre:0.5",
+    model: Annotated[str, typer.Option(help="A name or family.")] = "mae-fluent",
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights to use.")] = None,
+    run: Annotated[str | None, typer.Option(help="Use a run's unlearned weights.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("completed"),
+    seed: Annotated[int, typer.Option(help="Seed of hole and completion.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Cut a hole into pictures and let a model fill it; writes PNG files."""
+    import torch
+
+    from l2l_core.images import read_image, to_pil, to_tensor
+    from l2l_core.masks import parse_mask
+    from l2l_core.models import load_model
+    from l2l_core.runtime import choose_device, seeded
+
+    if run is not None:
+        found = find_run(run)
+        model, checkpoint = found.request.model, found.weights
+    network = load_model(model, checkpoint, device=str(choose_device(device)))
+    pictures = [read_image(path).image for path in images]
+    tensors = to_tensor(pictures, network.image_size).to(network.device)
+    hole = parse_mask(mask, network.image_size, seeded(seed, 30)).to(network.device)
+    completed = network.complete(tensors, hole, generator=seeded(seed, 31))
+    holed = torch.where(hole, torch.full_like(tensors, 0.5), tensors)
+    out.mkdir(parents=True, exist_ok=True)
+    for number, parts in enumerate(zip(to_pil(holed), to_pil(completed), strict=True), start=1):
+        for name, picture in zip(("input", "completed"), parts, strict=True):
+            picture.save(out / f"{number:04d}-{name}.png")
+    console.print(f"{len(pictures)} completed in {out}")

@@ -1,0 +1,1 @@
+"""Several runs seen together: methods on equal terms, and grids of settings."""

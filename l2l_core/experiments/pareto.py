@@ -1,0 +1,103 @@
+"""What forgetting costs: retain drift against forget damage, and the runs nobody beats at both."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from l2l_core.models import assets_folder
+
+Point = tuple[float, float]
+"""(retain drift, forget damage): how much cosine with the truth retain and forget images lost. Good
+runs have little of the first and much of the second.
+"""
+
+
+def point_of(sets: Mapping[str, Any]) -> Point:
+    """The point of a measured run, from the sets of its metrics."""
+    return -sets["retain"]["cosine"]["change"], -sets["forget"]["cosine"]["change"]
+
+
+def pareto_front(points: Sequence[Point]) -> list[int]:
+    """Positions of the points that no other beats, in order of drift: none has as little drift and
+    as much damage, and less of the one or more of the other. Equal points are all on the front.
+    """
+
+    def beaten(point: Point) -> bool:
+        return any(p[0] <= point[0] and p[1] >= point[1] and p != point for p in points)
+
+    front = [i for i, point in enumerate(points) if not beaten(point)]
+    return sorted(front, key=lambda i: points[i])
+
+
+def pareto_svg(labels: Sequence[str], points: Sequence[Point]) -> str:
+    """The points as inline SVG, the front joined; a label shows when a point is pointed at."""
+    width, height, left, bottom, top = 640, 360, 58, 44, 14
+    drifts, damages = zip(*points, strict=True)
+    across, up = _axis(drifts), _axis(damages)
+
+    def place(point: Point) -> tuple[float, float]:
+        x = left + (width - left - 20) * (point[0] - across[0]) / (across[1] - across[0])
+        y = top + (height - bottom - top) * (1 - (point[1] - up[0]) / (up[1] - up[0]))
+        return round(x, 1), round(y, 1)
+
+    front = pareto_front(points)
+    line = " ".join(f"{x},{y}" for x, y in (place(points[i]) for i in front))
+    marks = []
+    for number, (label, point) in enumerate(zip(labels, points, strict=True)):
+        x, y = place(point)
+        kind = "front" if number in front else "beaten"
+        told = f"{label}: retain drift {point[0]:.4f}, forget damage {point[1]:.4f}"
+        marks.append(
+            f"<circle class={kind} cx={x} cy={y} r=5><title>{html.escape(told)}</title></circle>"
+            f"<text x={x + 8} y={y - 6}>{html.escape(label)}</text>"
+        )
+    base = height - bottom
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role=img aria-label="Retain drift against forget '
+        f'damage of {len(points)} runs">'
+        f'<polyline class=axis points="{left},{top} {left},{base} {width - 10},{base}"/>'
+        f"<text x={left} y={base + 16}>{across[0]:.3f}</text>"
+        f"<text x={width - 20} y={base + 16} text-anchor=end>{across[1]:.3f}</text>"
+        f"<text x={left - 6} y={base} text-anchor=end>{up[0]:.3f}</text>"
+        f"<text x={left - 6} y={top + 8} text-anchor=end>{up[1]:.3f}</text>"
+        f"<text x={width / 2} y={height - 8} text-anchor=middle>retain drift (less is better)"
+        f"</text><text x=12 y={height / 2} text-anchor=middle "
+        f'transform="rotate(-90 12 {height / 2})">forget damage (more is better)</text>'
+        f'<polyline class=front points="{line}"/>{"".join(marks)}</svg>'
+    )
+
+
+def pareto_page(title: str, labels: Sequence[str], points: Sequence[Point], note: str) -> str:
+    """The plot and its table as one HTML file that needs no network, light and dark."""
+    front = pareto_front(points)
+    rows = "".join(
+        f"<tr><td>{html.escape(label)}</td><td>{drift:.4f}</td><td>{damage:.4f}</td>"
+        f"<td>{'yes' if number in front else ''}</td></tr>"
+        for number, (label, (drift, damage)) in enumerate(zip(labels, points, strict=True))
+    )
+    style = (assets_folder() / "report.css").read_text(encoding="utf-8")
+    style += (
+        "polyline.axis { stroke: var(--line); } polyline.front { stroke: var(--retain); "
+        "stroke-dasharray: 4 3; } circle.front { fill: var(--retain); } "
+        "circle.beaten { fill: var(--quiet); }"
+    )
+    return (
+        "<!doctype html><html lang=en><head><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
+        "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; "
+        "style-src 'unsafe-inline'\">"
+        f"<title>{html.escape(title)}</title><style>{style}</style></head><body><main>"
+        f"<h1>{html.escape(title)}</h1><figure>{pareto_svg(labels, points)}"
+        f"<figcaption>{html.escape(note)}</figcaption></figure><div class=wide><table><thead><tr>"
+        "<th>Run</th><th>Retain drift ↓</th><th>Forget damage ↑</th><th>On the front</th></tr>"
+        f"</thead><tbody>{rows}</tbody></table></div></main></body></html>\n"
+    )
+
+
+def _axis(values: Sequence[float]) -> tuple[float, float]:
+    """Ends of an axis with a margin around its values."""
+    low, high = min(values), max(values)
+    margin = 0.08 * (high - low) or 0.01
+    return low - margin, high + margin

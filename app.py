@@ -15,6 +15,15 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on")
     parser.add_argument("--data", type=Path, help="folder for runs; default: ./data")
+    parser.add_argument(
+        "--server-paths",
+        action=argparse.BooleanOptionalAction,
+        help="let visitors open checkpoints by their path on this machine; "
+        "default: only if no other machine can reach the page",
+    )
+    parser.add_argument(
+        "--checkpoint-gb", type=float, default=2.0, help="largest checkpoint that can be uploaded"
+    )
     options = parser.parse_args()
 
     os.umask(0o077)  # uploads and weights are for this user's eyes
@@ -42,7 +51,13 @@ def main() -> None:
         shown = "localhost" if options.host in ("0.0.0.0", "::") else options.host
         print(f"L2L Unlearning Studio: http://{shown}:{options.port}", flush=True)
         uvicorn.run(
-            build(data_root(), options.host, options.port),
+            build(
+                data_root(),
+                options.host,
+                options.port,
+                server_paths=options.server_paths,
+                checkpoint_limit=int(options.checkpoint_gb * 1024**3),
+            ),
             host=options.host,
             port=options.port,
             log_level="warning",

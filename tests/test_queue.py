@@ -90,7 +90,7 @@ def test_a_run_that_keeps_killing_its_worker_gives_way(store):
 
 def test_an_interrupted_run_goes_on_when_its_owner_says_so(store):
     run = submit(store, owner="me")
-    with pytest.raises(RunError, match="Only an interrupted run"):
+    with pytest.raises(RunError, match="cannot go on"):
         queue.resume(store, run.id, "me")
     run.set_state(status="interrupted", step=5, finished=1.0)
     with pytest.raises(RunError, match="no such run"):

@@ -9,13 +9,28 @@ import pytest
 from PIL import Image
 
 from l2l_core.builtin import builtin_index, groups
-from l2l_core.config import ConfigError, UnlearnRequest
+from l2l_core.config import ConfigError, UnlearnRequest, preset_settings
 from l2l_core.images import ImageError
 from l2l_core.jobs.client import CompareRequest
 from l2l_core.jobs.store import RunError
+from l2l_core.models import FAMILIES, MODELS, defaults_of, family_of
 from ui import html
-from ui.advanced import ONLY_BY_COMMAND, PLACED, advanced_settings
-from ui.catalogue import group_choices, group_title, members, thumbnails
+from ui.advanced import (
+    ONLY_BY_COMMAND,
+    PLACED,
+    advanced_settings,
+    by_family,
+    family_options,
+    suiting,
+)
+from ui.catalogue import (
+    builtin_cards,
+    group_choices,
+    group_title,
+    members,
+    published_cards,
+    thumbnails,
+)
 from ui.form import Form
 from ui.services import Studio
 from ui.tab_compare import drawing, mask_text
@@ -62,7 +77,19 @@ def test_a_group_and_settings(studio):
     form = group_form(preset="quick", settings={"alpha": 0.5, "steps": None, "masks": ["centre"]})
     request = studio.store.get(studio.submit(form, "me")).request
     assert request.forget == ("builtin:flags",) and request.retain == ("proxy",)
-    assert (request.alpha, request.steps, request.masks) == (0.5, 60, ("centre",))
+    steps = preset_settings("quick", "mae-fluent")["steps"]
+    assert (request.alpha, request.steps, request.masks) == (0.5, steps, ("centre",))
+
+
+def test_typed_settings_and_options_are_numbers(studio):
+    form = group_form(
+        settings={"steps": "7", "learning_rate": "2e-4", "alpha": ""},
+        options={"mae": {"heads": "", "norm_pix_loss": False}, "mage": {"heads": "12"}},
+    )
+    request = studio.store.get(studio.submit(form, "me")).request
+    assert (request.steps, request.learning_rate) == (7, 2e-4)
+    assert request.alpha == defaults_of("mae-fluent")["alpha"]
+    assert request.model_options == {"norm_pix_loss": False}  # the other family's are no matter
 
 
 @pytest.mark.parametrize(
@@ -74,7 +101,11 @@ def test_a_group_and_settings(studio):
         (group_form(retain_from="groups", retain_groups=("flags",)), "also to be forgotten"),
         (group_form(retain_from="uploads"), "no images to retain"),
         (group_form(forget_groups=tuple(groups())), "Everything built in"),
-        (group_form(model="mae-vit-base"), "needs the path"),
+        (group_form(model="mae-vit-base"), "not on disk"),
+        (group_form(model="opened:" + "0" * 32), "not here any more"),
+        (group_form(settings={"steps": "many"}), "steps"),
+        (group_form(options={"mae": {"heads": "two"}}), "Attention heads is “two”"),
+        (group_form(options={"mage": {"tokenizer": "/etc/passwd"}}), "Upload the file"),
         (group_form(settings={"alpha": -1}), "alpha"),
         (group_form(settings={"masks": ["circle"]}), "masks"),
     ],
@@ -145,6 +176,7 @@ def test_others_runs_do_not_exist(studio):
         lambda: studio.view(run_id, "you"),
         lambda: studio.previews(run_id, "you", 0),
         lambda: studio.cancel(run_id, "you"),
+        lambda: studio.resume(run_id, "you"),
         lambda: studio.erase(run_id, "you"),
         lambda: studio.download(run_id, "you", "run.zip", studio.store.root),
         lambda: studio.compare(CompareRequest(run_id), "you"),
@@ -152,6 +184,23 @@ def test_others_runs_do_not_exist(studio):
         with pytest.raises(RunError, match="no such run"):
             act()
     assert studio.history("you") == [] and studio.comparable("you") == []
+
+
+def test_a_run_that_was_interrupted_goes_on(studio):
+    run = studio.store.get(studio.submit(group_form(), "me"))
+    assert not studio.view(run.id, "me").can_go_on
+    run.set_state(status="failed", message="The disk is full.")
+    assert not studio.view(run.id, "me").can_go_on  # from what?
+    run.checkpoint.write_bytes(b"so far")
+    assert studio.view(run.id, "me").can_go_on
+    run.set_state(status="interrupted", deaths=2)
+    run.request_cancel()
+    with pytest.raises(RunError):
+        studio.resume(run.id, "you")
+    studio.resume(run.id, "me")
+    assert (run.state.status, run.state.deaths, run.cancel_requested()) == ("queued", 0, False)
+    with pytest.raises(RunError, match="queued"):
+        studio.resume(run.id, "me")
 
 
 def test_erase_says_what_it_erased(studio, uploads):
@@ -251,3 +300,40 @@ def test_every_setting_has_a_place():
         shown = set(advanced_settings())
     assert not shown & {*PLACED, *ONLY_BY_COMMAND}
     assert shown | {*PLACED, *ONLY_BY_COMMAND} == names
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_is_left_empty_shows_what_suits_the_model(model):
+    shown = suiting(model, "quick")
+    assert shown["alpha"].placeholder == f"{defaults_of(model)['alpha']:g}"
+    assert shown["steps"].placeholder == f"{preset_settings('quick', model)['steps']}"
+    assert all(field.value is None for field in shown.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_the_options_of_one_family_show(family):
+    with gr.Blocks():
+        options = family_options(family, server_paths=True)
+    assert [name for name, row in options.rows.items() if row.visible] == [family]
+    other = next(name for name in FAMILIES if name != family)
+    turned = dict(zip(options.rows, options.show(other), strict=True))
+    assert [name for name, row in turned.items() if row.visible] == [other]
+    values = by_family({name: field.value for name, field in options.fields.items()})
+    assert {*values[family]} == {option.name for option in FAMILIES[family].options}
+
+
+def test_no_option_names_a_file_where_paths_are_private():
+    with gr.Blocks():
+        fields = family_options("", server_paths=False).fields
+    assert "mage.heads" in fields and "mage.tokenizer" not in fields
+
+
+def test_cards_say_what_a_model_is_and_what_is_missing():
+    cards = {card.model: card for card in (*builtin_cards(), *published_cards())}
+    assert cards.keys() == MODELS.keys()
+    for name, card in cards.items():
+        spec = MODELS[name]
+        assert card.facts == (FAMILIES[family_of(name)].title, spec.size, spec.licence)
+        assert card.ready == (spec.path is not None) and spec.source in card.where
+        shown = html.models([card], name)
+        assert ("disabled" in shown) == (not card.ready) and "checked" in shown

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import gradio as gr
 
-from l2l_core.config import MASK_KINDS, NOISE_KINDS, PRECISIONS, UnlearnRequest, field_docs
+from l2l_core.config import (
+    MASK_KINDS,
+    METHODS,
+    NOISE_KINDS,
+    PRECISIONS,
+    UnlearnRequest,
+    field_docs,
+    preset_settings,
+)
+from l2l_core.models import FAMILIES, Option, defaults_of
 from ui import text
 from ui.form import defaults
 
 PLACED = ("forget", "retain", "model", "checkpoint", "model_options")
 """Settings that stand elsewhere on the page."""
 ONLY_BY_COMMAND = ("split", "betas", "preview_every", "checkpoint_every")
-CHOICES = {"noise": NOISE_KINDS, "precision": PRECISIONS}
+CHOICES = {"method": METHODS, "noise": NOISE_KINDS, "precision": PRECISIONS}
 ROWS = (
     ("alpha", "steps", "batch_size"),
     ("learning_rate", "warmup", "weight_decay"),
+    ("method", "retain_fraction"),
     ("masks",),
     ("noise", "clip", "seed"),
-    ("device", "precision"),
-    ("augment",),
+    ("device", "precision", "micro_batch_size"),
+    ("augment", "gradient_checkpointing"),
 )
 
 
@@ -41,6 +52,58 @@ def advanced_settings() -> dict[str, gr.components.Component]:
     return components
 
 
+def suiting(model: str, preset: str) -> dict[str, gr.Textbox]:
+    """The settings whose default follows the model, by name: empty, showing what that means."""
+    values = defaults_of(model) | preset_settings(preset, model)
+    return {name: gr.Textbox(placeholder=f"{value:g}") for name, value in values.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class FamilyOptions:
+    """The options of every family, of which one family's are shown."""
+
+    rows: dict[str, gr.Group]
+    fields: dict[str, gr.components.Component]
+    """By “family.option”."""
+
+    def show(self, family: str) -> list[gr.Group]:
+        """What makes this family's visible, in the order of `rows`; none for “”."""
+        return [gr.Group(visible=name == family) for name in self.rows]
+
+
+def family_options(shown: str, server_paths: bool) -> FamilyOptions:
+    """Components for what families let people set, built from `Family.options`."""
+    options = FamilyOptions({}, {})
+    for name, family in FAMILIES.items():
+        with gr.Group(visible=name == shown, elem_classes="l2l-options") as options.rows[name]:
+            gr.HTML(text.OPTIONS_OF.format(family=family.title), elem_classes="l2l-fine")
+            with gr.Row():
+                for option in family.options:
+                    if option.kind != "path" or server_paths:
+                        options.fields[f"{name}.{option.name}"] = _option(option)
+    return options
+
+
+def by_family(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Values of `FamilyOptions.fields`, by family and option."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in FAMILIES}
+    for key, value in values.items():
+        family, _, option = key.partition(".")
+        found[family][option] = value
+    return found
+
+
+def _option(option: Option) -> gr.components.Component:
+    told: dict[str, Any] = {"label": option.title, "info": option.help, "min_width": 150}
+    usual = text.FROM_WEIGHTS if option.default is None else f"{option.default}"
+    if option.kind == "bool" and option.default is not None:
+        return gr.Checkbox(option.default, **told)
+    if option.kind in ("bool", "choice"):
+        choices = [("Yes", True), ("No", False)] if option.kind == "bool" else option.choices
+        return gr.Dropdown([(usual, ""), *choices], value="", **told)
+    return gr.Textbox(placeholder=usual, **told)  # a number field cannot be empty
+
+
 def _component(name: str) -> gr.components.Component:
     default = defaults()[name]
     label, info = text.SETTINGS.get(name, (name.replace("_", " ").capitalize(), ""))
@@ -53,11 +116,14 @@ def _component(name: str) -> gr.components.Component:
         return gr.Dropdown(
             [*CHOICES[name]], value=default, label=label, info=told, elem_id=name, min_width=150
         )
+    if name in defaults_of("mae"):  # empty follows the model, which a number field cannot be
+        usual = f"{default:g}"
+        return gr.Textbox(placeholder=usual, label=label, info=told, elem_id=name, min_width=150)
     if isinstance(default, str):
         return gr.Textbox(default, label=label, info=told, elem_id=name, min_width=150)
     whole = isinstance(default, int)
     return gr.Number(
-        None if name == "steps" else default,  # the preset's
+        default,
         label=label,
         info=told,
         precision=0 if whole else None,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from l2l_core.builtin import BuiltinImage, builtin_index, groups, open_builtin
 from l2l_core.images import fit_square, to_png
-from l2l_core.models import MODELS
+from l2l_core.models import FAMILIES, MODELS, ModelSpec
+from ui.checkpoints import OPENED, Opened
 
 
 @lru_cache(maxsize=1)
@@ -48,18 +50,52 @@ def thumbnails(keys: tuple[str, ...], count: int, side: int = 72) -> tuple[bytes
     return tuple(to_png(fit_square(open_builtin(image.id), side)) for image in spread)
 
 
-def model_choices() -> Sequence[tuple[str, str]]:
-    """(label, value) of the models there are."""
-    return [(spec.title, spec.name) for spec in MODELS.values()]
+@dataclass(frozen=True)
+class Card:
+    """A model as people choose it."""
+
+    model: str
+    title: str
+    facts: tuple[str, ...]
+    """Family, size and licence."""
+    where: str
+    """Where its weights are, or what file to get."""
+    ready: bool
+    removable: bool = False
 
 
-def model_note(name: str) -> str:
-    """What a model is, its licence, and where its weights come from."""
-    spec = MODELS[name]
-    origin = "" if spec.path else f" Weights: {spec.source}."
-    return f"{spec.description} Licence: {spec.licence}.{origin}"
+def builtin_cards() -> list[Card]:
+    """The models that ship with the studio."""
+    return [_card(spec) for spec in MODELS.values() if spec.builtin]
 
 
-def needs_checkpoint(name: str) -> bool:
-    """Whether people must say where the weights are."""
-    return MODELS[name].path is None
+def published_cards() -> list[Card]:
+    """The models whose weights others publish."""
+    return [_card(spec) for spec in MODELS.values() if not spec.builtin]
+
+
+def opened_cards(opened: Sequence[Opened]) -> list[Card]:
+    """Checkpoints that a visitor opened."""
+    return [
+        Card(
+            model=OPENED + one.id,
+            title=one.title,
+            facts=(FAMILIES[one.family].title, one.size),
+            where="Uploaded by you" if one.uploaded else "On disk, at the path you gave",
+            ready=True,
+            removable=True,
+        )
+        for one in opened
+    ]
+
+
+def _card(spec: ModelSpec) -> Card:
+    ready = spec.path is not None
+    missing = "It is" if spec.builtin else "Get"
+    return Card(
+        model=spec.name,
+        title=spec.title,
+        facts=(FAMILIES[spec.family].title, spec.size, spec.licence),
+        where=f"On disk, {spec.source}" if ready else f"Not on disk. {missing} {spec.source}.",
+        ready=ready,
+    )

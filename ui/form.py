@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import Image
 from l2l_core.builtin import groups
 from l2l_core.config import ConfigError, UnlearnRequest, preset_settings
 from l2l_core.images import ImageError
-from l2l_core.models import MODELS, defaults_of
+from l2l_core.models import FAMILIES, MODELS, defaults_of, family_of
 from ui.catalogue import group_title, members
 from ui.uploads import read_uploads
 
@@ -24,8 +24,8 @@ class Form:
 
     model: str = "mae-fluent"
     checkpoint: str = ""
-    model_options: str = ""
-    """What the checkpoint's shapes cannot tell, as JSON."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Options by family and name; those of other families than the model's are ignored."""
     forget_files: tuple[str, ...] = ()
     forget_groups: tuple[str, ...] = ()
     retain_from: str = "proxy"
@@ -76,20 +76,20 @@ def check(form: Form) -> Order:
     """
     if not form.forget_files and not form.forget_groups:
         raise ImageError("There is nothing to forget yet. Drop images or pick a built-in group.")
-    spec = MODELS[form.model]
-    checkpoint = form.checkpoint.strip() or None
-    if spec.path is None and checkpoint is None:
-        raise ConfigError(f"{spec.title} needs the path of its weights: {spec.source}.")
+    spec, checkpoint = MODELS.get(form.model), form.checkpoint or None
+    if checkpoint is None and (spec is None or spec.path is None):
+        raise ConfigError("The weights of this model are not on disk. Choose another model.")
+    family = family_of(form.model)
     forget = [f"builtin:{key}" for key in form.forget_groups]
     if form.forget_files:
         forget.append("inputs:forget")
-    settings = {k: v for k, v in form.settings.items() if v not in (None, "", [])}
+    settings = {k: typed(v) for k, v in form.settings.items() if v not in (None, "", [])}
     request = UnlearnRequest(
         forget=tuple(forget),
         retain=_retain(form),
         model=form.model,
         checkpoint=checkpoint,
-        model_options=_model_options(form.model_options) if checkpoint else {},
+        model_options=given(family, form.options.get(family, {})),
         **(preset_settings(form.preset, form.model) | settings),
     )
     retained = form.retain_files if form.retain_from == "uploads" else ()
@@ -106,19 +106,36 @@ def defaults(model: str = "mae-fluent") -> dict[str, Any]:
     return values | defaults_of(model)
 
 
+def given(family: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a family's options those that say more than their default.
+
+    Raises:
+        ConfigError: one that must be a number is none.
+    """
+    found = {}
+    for option in FAMILIES[family].options:
+        value = values.get(option.name)
+        if option.kind in ("int", "float"):
+            value = typed(value)
+            kinds = (int, float)[: 2 if option.kind == "float" else 1]
+            if value not in (None, "") and not isinstance(value, kinds):
+                raise ConfigError(f"{option.title} is “{value}”; it must be a number.")
+        if value not in (None, "") and value != option.default:
+            found[option.name] = value
+    return found
+
+
+def typed(value: Any) -> Any:
+    """What was typed into a text field, as a number where it is one."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(value) if isinstance(value, str) else value
+    return value
+
+
 def count(number: int, noun: str) -> str:
     """A number with its noun."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def _model_options(written: str) -> dict[str, Any]:
-    try:
-        options = json.loads(written or "{}")
-    except json.JSONDecodeError:
-        options = None
-    if not isinstance(options, dict):
-        raise ConfigError('Model options must be JSON, like {"heads": 12, "norm_pix_loss": true}.')
-    return options
 
 
 def _retain(form: Form) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ belongs to the visitors who sent it, and any other temporary file to the first w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.cookies import SimpleCookie
 from pathlib import Path
 from urllib.parse import unquote
@@ -27,9 +27,10 @@ UPLOAD_ROUTES = ("/gradio_api/upload", "/upload")
 class Guard:
     """ASGI middleware over the whole application."""
 
-    def __init__(self, app: ASGIApp, body_limit: int) -> None:
+    def __init__(self, app: ASGIApp, body_limit: int, large: Mapping[str, int]) -> None:
         self.app = app
         self.body_limit = body_limit
+        self.large = large  # limits of addresses below which more may be sent
         self.owners: dict[str, set[str]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,11 +44,13 @@ class Guard:
         if path.startswith(FILE_ROUTES) and not self._may_read(path.split("=", 1)[1], visitor):
             await PlainTextResponse("Not found", 404)(scope, receive, send)
             return
+        limit = next((self.large[top] for top in self.large if path.startswith(top)), None)
+        limit = limit if limit is not None and visitor else self.body_limit
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self.body_limit:
+        if not length.isdigit() or int(length) > limit:
             await PlainTextResponse(TOO_LARGE, 413)(scope, receive, send)
             return
-        exchange = _Exchange(receive, send, self.body_limit)
+        exchange = _Exchange(receive, send, limit)
         exchange.keep_answer = path in UPLOAD_ROUTES and scope["method"] == "POST"
         exchange.on_start = lambda found: self._finish(found, path, visitor, scope["scheme"])
         try:

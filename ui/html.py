@@ -9,8 +9,10 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
-from l2l_core.jobs.client import CompareRow
+from l2l_core.evaluation.html_page import table
 from ui import text
+from ui.catalogue import Card
+from ui.history import Difference, Differences
 from ui.plots import curves
 from ui.services import Health
 from ui.views import Score, View
@@ -48,6 +50,40 @@ def heading(number: int, title: str, hint: str) -> str:
     return f'<h2 class="l2l-step"><i>{number}</i>{title}<small>{hint}</small></h2>'
 
 
+def models(cards: Sequence[Card], chosen: str = "") -> str:
+    """Models to choose from; `assets/actions.js` reports the choice."""
+    shown = "".join(_model(card, card.model == chosen) for card in cards)
+    return f'<div class="l2l-models" role="radiogroup" aria-label="Model">{shown}</div>'
+
+
+def _model(card: Card, chosen: bool) -> str:
+    state = " checked" * chosen + " disabled" * (not card.ready)
+    facts = "".join(f"<span>{escape(fact)}</span>" for fact in card.facts)
+    remove = button("remove", "Remove", text.CONFIRM_REMOVE, model=card.model)
+    return (
+        f'<label class="l2l-model"><input type="radio" name="model" value="{card.model}"{state}>'
+        f"<b>{escape(card.title)}</b>{facts}<small>{escape(card.where)}</small>"
+        f"{remove if card.removable else ''}</label>"
+    )
+
+
+def upload(limit: int) -> str:
+    """A chooser of files that `assets/upload.js` sends."""
+    hint = text.UPLOAD_HINT.format(limit=limit / 1e9)
+    return (
+        f'<label class="l2l-button l2l-upload">{text.UPLOAD}'
+        f'<input type="file" multiple data-limit="{limit}" data-hint="{hint}"></label>'
+        f'<progress max="1" hidden></progress><output class="l2l-fine">{hint}</output>'
+    )
+
+
+def button(action: str, label: str, confirm: str = "", **data: str) -> str:
+    """A button that `assets/actions.js` reports when it is pressed, with its data."""
+    told = {"action": action, **({"confirm": confirm} if confirm else {}), **data}
+    attributes = "".join(f' data-{name}="{escape(value)}"' for name, value in told.items())
+    return f'<button type="button" class="l2l-button"{attributes}>{label}</button>'
+
+
 def strip(pngs: Sequence[bytes], more: int) -> str:
     """Small pictures in a row, and how many are not shown."""
     tiles = "".join(picture(png, "") for png in pngs)
@@ -56,7 +92,7 @@ def strip(pngs: Sequence[bytes], more: int) -> str:
 
 
 def note(message: str, kind: str) -> str:
-    """A boxed sentence; `kind` is "problem" or "hint"."""
+    """A boxed message; `kind` is "problem" or "hint"."""
     return f'<div class="l2l-note l2l-{kind}" role="alert">{escape(message)}</div>'
 
 
@@ -82,16 +118,23 @@ def empty(example: Sequence[bytes]) -> str:
 
 def status(view: View) -> str:
     """Where a run stands: headline, bar, facts, verdict."""
-    share = 100 * view.step / max(1, view.steps)
     facts = "".join(
         f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in view.facts
     )
     return (
         f'<div class="l2l-card l2l-status l2l-{view.status}"><h3>{escape(view.headline)}</h3>'
-        f'<div class="l2l-bar" role="progressbar" aria-label="Progress" aria-valuemin="0" '
-        f'aria-valuenow="{share:.0f}" aria-valuemax="100"><div style="width:{share:.1f}%"></div>'
-        f'</div><dl class="l2l-facts">{facts}</dl>{verdict(view)}'
+        f'{bar(view.step, view.steps)}<dl class="l2l-facts">{facts}</dl>{verdict(view)}'
         f"{_LEAVE if view.active else ''}</div>"
+    )
+
+
+def bar(done: int, of: int) -> str:
+    """How far something is."""
+    share = 100 * done / max(1, of)
+    return (
+        '<div class="l2l-bar" role="progressbar" aria-label="Progress" aria-valuemin="0" '
+        f'aria-valuenow="{share:.0f}" aria-valuemax="100"><div style="width:{share:.1f}%"></div>'
+        "</div>"
     )
 
 
@@ -158,88 +201,25 @@ def downloads(view: View) -> str:
     )
 
 
-def comparison(rows: Sequence[CompareRow]) -> str:
-    """Samples by role; `assets/compare.js` opens one large when it is clicked."""
-    sections = []
-    for role, (title, meaning) in text.ROLES.items():
-        samples = [_sample(row) for row in rows if row.role == role]
-        if samples:
-            body = _HEADS * min(2, len(samples)) + "".join(samples)
-            sections.append(
-                f'<section class="l2l-role l2l-{role}"><h3>{title} <small>{meaning}</small></h3>'
-                f'<div class="l2l-samples">{body}</div></section>'
-            )
-    return "".join(sections) + _DIALOG
-
-
-_HEADS = (
-    '<div class="l2l-heads">'
-    + "".join(f"<span>{name}</span>" for name in text.COLUMNS.values())
-    + "</div>"
-)
-
-
-def _sample(row: CompareRow) -> str:
-    label, score = escape(row.label), f"{row.before:.2f} → {row.after:.2f}"
-    truth = picture(row.truth, f"{row.label}: true image", 'data-picture="truth"')
-    columns = "".join(
-        f"<span>{picture(getattr(row, name), f'{row.label}: {column}', _named(name))}"
-        f"{truth if name == 'hole' else ''}</span>"
-        for name, column in text.COLUMNS.items()
-    )
-    return (
-        f'<figure class="l2l-sample" data-label="{label}" data-score="{score}">'
-        f'<button type="button" aria-label="Look closer: {label}">{columns}</button>'
-        f'<figcaption><span>{label}</span><span title="{text.SCORE}">{score}</span></figcaption>'
-        "</figure>"
-    )
-
-
-def _named(name: str) -> str:
-    return f'data-picture="{name}"'
-
-
-def _large(name: str) -> str:
-    return f'<img data-picture="{name}" alt="{name}">'
-
-
-_DIALOG = (
-    '<dialog class="l2l-dialog"><header><button type="button" data-go="-1" aria-label="Previous">‹'
-    '</button><b data-label></b><button type="button" data-go="1" aria-label="Next">›</button>'
-    '<button type="button" data-close aria-label="Close">✕</button></header>'
-    f'<div class="l2l-slider" style="--cut:50%">{_large("unlearned")}{_large("original")}'
-    "<span>Original</span><span>Unlearned</span>"
-    '<input type="range" min="0" max="100" value="50" aria-label="Original to unlearned"></div>'
-    f'<div class="l2l-small"><figure>{_large("truth")}<figcaption>True image</figcaption></figure>'
-    f"<figure>{_large('hole')}<figcaption>Input with hole</figcaption></figure>"
-    f'<figure><div class="l2l-difference">{_large("original")}{_large("unlearned")}</div>'
-    "<figcaption>Difference × 3</figcaption></figure></div>"
-    f'<p class="l2l-fine"><b data-score></b> {text.SCORE}</p></dialog>'
-)
-
-
 def runs(views: Sequence[View]) -> str:
-    """One's runs as cards; `assets/runs.js` reports which button was pressed."""
+    """One's runs as cards; `assets/actions.js` reports which button was pressed."""
     if not views:
         return f'<div class="l2l-card l2l-fine">{text.NO_RUNS}</div>'
     return "".join(_run(view) for view in views)
 
 
 def _run(view: View) -> str:
-    def button(action: str, label: str, confirm: str = "") -> str:
-        asked = f' data-confirm="{escape(confirm)}"' if confirm else ""
-        return (
-            f'<button type="button" class="l2l-button" data-action="{action}"{asked} '
-            f'data-run="{view.run_id}">{label}</button>'
-        )
-
-    buttons = button("show", "Show")
+    run = {"run": view.run_id}
+    buttons = button("show", "Show", **run)
+    if view.can_go_on:
+        buttons += button("resume", "Go on", **run)
     if view.has_weights:
-        buttons += button("compare", "Compare") + downloads(view)
+        buttons += button("compare", "Compare", **run) + button("evaluate", "Evaluate", **run)
+    buttons += button("again", "Re-run with changes", **run) + downloads(view)
     if view.active:
-        buttons += button("cancel", "Cancel")
+        buttons += button("cancel", "Cancel", **run)
     if view.status != "running":
-        buttons += button("erase", "Erase", text.CONFIRM_ERASE)
+        buttons += button("erase", "Erase", text.CONFIRM_ERASE, **run)
     numbers = " · ".join(f"{s.role} {s.before:.2f} → {s.after:.2f}" for s in view.scores)
     message = view.headline if view.status in ("failed", "cancelled", "interrupted") else numbers
     return (
@@ -250,14 +230,16 @@ def _run(view: View) -> str:
     )
 
 
-def compared(view: View) -> str:
-    """What stands above the samples."""
-    return verdict(view) + f'<p class="l2l-fine">{text.COMPARE_HINT}</p>'
-
-
-def nothing_to_compare() -> str:
-    """What stands there before the first run."""
+def differences(found: Differences) -> str:
+    """What two runs were asked differently, and their numbers side by side."""
+    rows = [_difference(one) for one in (*found.settings, *found.numbers)]
+    groups = [len(found.settings)] if found.settings and found.numbers else []
+    same = "" if found.settings else f"<p>{text.SAME_SETTINGS}</p>"
     return (
-        f'<div class="l2l-card l2l-empty"><h3>{text.NO_RUN_TO_COMPARE}</h3>'
-        f"<p>{text.NO_RUN_HINT}</p></div>"
+        f'<div class="l2l-measured">{same}{table(("", *found.titles), rows, groups)}'
+        f'<p class="l2l-fine">{text.DIFFERENCES_HINT}</p></div>'
     )
+
+
+def _difference(one: Difference) -> list[str]:
+    return [f"<b>{escape(one.name)}</b>", escape(one.first), escape(one.second)]

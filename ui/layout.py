@@ -11,6 +11,7 @@ from l2l_core.models import assets_folder
 from ui import html, text
 from ui.services import Studio
 from ui.tab_compare import build_compare
+from ui.tab_evaluate import build_evaluate
 from ui.tab_runs import Chosen, build_runs
 from ui.tab_unlearn import build_unlearn
 
@@ -58,9 +59,11 @@ def build_page(studio: Studio, scratch: Path) -> gr.Blocks:
             gr.Markdown(text.HELP)
         with gr.Tabs(selected="unlearn", elem_id="tabs") as tabs:
             with gr.Tab("Unlearn", id="unlearn"):
-                unlearn = build_unlearn(studio)
+                unlearn = build_unlearn(studio, scratch)
             with gr.Tab("Compare", id="compare") as compare_tab:
                 compare = build_compare(studio, scratch)
+            with gr.Tab("Evaluate", id="evaluate") as evaluate_tab:
+                evaluate = build_evaluate(studio)
             with gr.Tab("Runs", id="runs") as runs_tab:
                 runs = build_runs(studio)
 
@@ -70,21 +73,38 @@ def build_page(studio: Studio, scratch: Path) -> gr.Blocks:
         def compare_this(run_id: str, request: gr.Request) -> tuple[gr.Tabs, gr.Dropdown]:
             return gr.Tabs(selected="compare"), compare.choices(run_id, request)
 
-        def follow(chosen: Chosen, request: gr.Request) -> tuple[Any, Any, Any]:
+        def follow(chosen: Chosen, request: gr.Request) -> tuple[Any, Any, Any, Any]:
+            """The tab to open, and the run that Compare, Evaluate and Unlearn show then."""
+            kept = gr.skip()
             if chosen.action == "compare":
-                return *compare_this(chosen.run_id, request), gr.skip()
-            if chosen.action == "show":
-                return gr.Tabs(selected="unlearn"), gr.skip(), chosen.run_id
-            return gr.skip(), gr.skip(), gr.skip()
+                return *compare_this(chosen.run_id, request), kept, kept
+            if chosen.action == "evaluate":
+                choice = evaluate.choices(chosen.run_id, request)
+                return gr.Tabs(selected="evaluate"), kept, choice, kept
+            if chosen.action in ("show", "resume", "again"):
+                shown = kept if chosen.action == "again" else chosen.run_id
+                return gr.Tabs(selected="unlearn"), kept, kept, shown
+            return kept, kept, kept, kept
+
+        def again(chosen: Chosen, request: gr.Request) -> list[Any]:
+            if chosen.action == "again":
+                return unlearn.fill(chosen.run_id, request)
+            return [gr.skip()] * len(unlearn.filled)
 
         quiet: dict[str, Any] = {"show_progress": "hidden"}
         gr.Timer(4).tick(look, outputs=header, queue=False, **quiet)
         page.load(look, outputs=header, queue=False, **quiet)
         page.load(unlearn.attach, outputs=unlearn.run, **quiet).then(**unlearn.watch)
+        page.load(**unlearn.show_models)
         compare_tab.select(compare.choices, compare.run, compare.run, **quiet)
+        evaluate_tab.select(evaluate.choices, evaluate.run, evaluate.run, **quiet)
+        evaluate_tab.select(**evaluate.show_tried)
         runs_tab.select(**runs.refresh)
         unlearn.to_compare.click(compare_this, unlearn.run, [tabs, compare.run], **quiet)
-        runs.acted.then(follow, runs.chosen, [tabs, compare.run, unlearn.run], **quiet).then(
-            **unlearn.watch
-        )
+        runs.acted.success(
+            follow, runs.chosen, [tabs, compare.run, evaluate.run, unlearn.run], **quiet
+        ).then(**unlearn.watch)
+        runs.acted.success(again, runs.chosen, unlearn.filled, **quiet).then(
+            **unlearn.show_models
+        ).then(**unlearn.summarise)
     return page

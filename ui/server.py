@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -11,12 +12,14 @@ from pathlib import Path
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import anyio
 import gradio as gr
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from starlette.background import BackgroundTask
 from starlette.middleware.cors import CORSMiddleware
 
+from l2l_core.config import ConfigError
 from l2l_core.jobs import queue
 from l2l_core.jobs.store import RunError
 from ui.guard import Guard
@@ -26,15 +29,32 @@ from ui.visitor import owner_of
 
 BODY_LIMIT = 200 * 1024 * 1024
 FILE_LIMIT = "20mb"
+CHECKPOINT_LIMIT = 2 * 1024**3
+"""The published MAE and MAGE of the large size are 1.3 to 1.8 GB."""
 
 
-def build(root: Path, host: str = "127.0.0.1", port: int = 7860) -> FastAPI:
-    """The whole web application over one data folder."""
+def build(
+    root: Path,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    *,
+    server_paths: bool | None = None,
+    checkpoint_limit: int = CHECKPOINT_LIMIT,
+) -> FastAPI:
+    """The whole web application over one data folder.
+
+    Args:
+        server_paths: whether visitors may name files on this machine; by default only where no
+            other machine can reach the page.
+        checkpoint_limit: bytes of an uploaded checkpoint's largest file.
+    """
     scratch = root.absolute() / "tmp"
     shutil.rmtree(scratch, ignore_errors=True)  # whatever uploads an earlier process left
     scratch.mkdir(parents=True, mode=0o700)
     os.environ["GRADIO_TEMP_DIR"] = str(scratch)
-    studio = Studio(root)
+    if server_paths is None:
+        server_paths = _only_from_here(host)
+    studio = Studio(root, server_paths, checkpoint_limit)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -43,7 +63,7 @@ def build(root: Path, host: str = "127.0.0.1", port: int = 7860) -> FastAPI:
 
     app = FastAPI(title="L2L Unlearning Studio", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(CORSMiddleware, allow_origins=[])  # no other site; Gradio adds none then
-    app.add_middleware(Guard, body_limit=BODY_LIMIT)
+    app.add_middleware(Guard, body_limit=BODY_LIMIT, large={"/checkpoints/": checkpoint_limit})
 
     @app.get("/healthz")
     def health() -> JSONResponse:
@@ -60,6 +80,29 @@ def build(root: Path, host: str = "127.0.0.1", port: int = 7860) -> FastAPI:
         made = path.parent == scratch
         finish = BackgroundTask(path.unlink, missing_ok=True) if made else None
         return FileResponse(path, filename=f"{run_id}-{name}", background=finish)
+
+    @app.put("/checkpoints/{upload}/{name}")
+    async def receive(upload: str, name: str, request: Request) -> Response:
+        """One file of a visitor's checkpoint, straight to its place; half a file is not kept."""
+        length = request.headers.get("content-length", "")
+        if not length.isdigit():
+            return PlainTextResponse("The size of the file is missing.", 411)
+        owner = owner_of(request.cookies)
+        try:
+            place = await anyio.to_thread.run_sync(
+                studio.checkpoints.place, owner, upload, name, int(length)
+            )
+        except ConfigError as error:
+            return PlainTextResponse(str(error), 413)
+        part = place.with_name(f"{place.name}.part")
+        try:
+            async with await anyio.open_file(part, "wb") as file:
+                async for chunk in request.stream():
+                    await file.write(chunk)
+            part.replace(place)
+        finally:
+            part.unlink(missing_ok=True)
+        return Response(status_code=204)
 
     page = build_page(studio, scratch)
     page.queue(max_size=20, default_concurrency_limit=8, api_open=False)
@@ -78,3 +121,11 @@ def build(root: Path, host: str = "127.0.0.1", port: int = 7860) -> FastAPI:
         theme=theme(),
         css_paths=[STYLE],
     )
+
+
+def _only_from_here(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

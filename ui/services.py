@@ -7,22 +7,37 @@ from __future__ import annotations
 import json
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from l2l_core.config import ConfigError
+from l2l_core.evaluation.html_report import to_html, to_json
 from l2l_core.images import ImageError
 from l2l_core.jobs import queue
-from l2l_core.jobs.client import CompareRequest, CompareRow, CompleterClient, CompleterError
-from l2l_core.jobs.store import Run, RunError, RunStore
+from l2l_core.jobs.client import (
+    CompareRequest,
+    CompareRow,
+    CompleterClient,
+    CompleterError,
+    Progress,
+)
+from l2l_core.jobs.results import Measuring, measuring, report_of
+from l2l_core.jobs.store import Run, RunError, RunStore, write_atomically
+from l2l_core.models import FAMILIES
 from ui import views
-from ui.form import Form, Order, check
+from ui.checkpoints import OPENED, Checkpoints, Opened
+from ui.evaluations import Evaluation, Tried, evaluation_of, tried
+from ui.form import Form, Order, check, given
+from ui.history import Differences, differences, form_of
 from ui.views import View
 
 UserError = (ConfigError, ImageError, RunError, CompleterError, ValueError)
 """What a person can mend; the message says how."""
 
 DOUBLE_CLICK_SECONDS = 5.0
+_REPORTS = {"report.html": to_html, "report.json": to_json}
 LISTED = 50
 
 
@@ -38,22 +53,28 @@ class Health:
 class Studio:
     """The services of one data folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self, root: Path, server_paths: bool = False, checkpoint_limit: int = 2 * 1024**3
+    ) -> None:
         self.store = RunStore(root)
         self.completer = CompleterClient(self.store.root)
+        self.checkpoints = Checkpoints(self.store, self.completer, checkpoint_limit)
+        self.server_paths = server_paths
         self._submitting = threading.Lock()
 
     # --- starting --------------------------------------------------------------------------------
 
-    def submit(self, form: Form, owner: str) -> str:
+    def submit(self, form: Form, owner: str, local: bool = True) -> str:
         """Check everything, queue the run; returns its id.
 
-        A second click within seconds, with the same settings, is the same run.
+        A second click within seconds, with the same settings, is the same run. `local` says that
+        no other machine passed the click on, which naming a file on this machine takes.
 
         Raises:
             UserError: what is wrong, in a sentence; nothing was started and nothing is lost.
         """
-        order = check(form)
+        self._check_paths("", form.options, local)
+        order = check(self._with_checkpoint(form, owner))
         with self._submitting:
             if twin := self._twin(order, owner):
                 return twin.id
@@ -65,6 +86,61 @@ class Studio:
                 retain_images=order.retain_images,
             )
         return run.id
+
+    def open_checkpoint(
+        self,
+        owner: str,
+        family: str,
+        options: Mapping[str, Any],
+        *,
+        path: str = "",
+        upload: str = "",
+        local: bool = True,
+    ) -> Opened:
+        """Open a path on this machine, or else an upload, as a family (“” to find out which).
+
+        Raises:
+            UserError: it cannot be opened, and why; whatever was chosen before stays.
+        """
+        path = path.strip()
+        self._check_paths(path, {family: options} if family else {}, local)
+        wanted = given(family, options) if family else {}
+        return self.checkpoints.open(owner, family, wanted, path, "" if path else upload)
+
+    def _check_paths(
+        self, path: str, options: Mapping[str, Mapping[str, Any]], local: bool
+    ) -> None:
+        """Who knows a path could take what lies there, so it must be one's own machine."""
+        named = [path] + [
+            values.get(option.name)
+            for family, values in options.items()
+            for option in FAMILIES[family].options
+            if option.kind == "path"
+        ]
+        if any(named) and not (self.server_paths and local):
+            raise ConfigError("Paths on this machine cannot be opened from here. Upload the file.")
+
+    def base(self, model: str, owner: str) -> str:
+        """The model or family whose defaults and options suit what is chosen.
+
+        Raises:
+            ConfigError: the checkpoint is not here any more.
+        """
+        if not model.startswith(OPENED):
+            return model
+        return self.checkpoints.get(owner, model.removeprefix(OPENED)).family
+
+    def _with_checkpoint(self, form: Form, owner: str) -> Form:
+        if not form.model.startswith(OPENED):
+            return form
+        opened = self.checkpoints.get(owner, form.model.removeprefix(OPENED))
+        changed = given(opened.family, form.options.get(opened.family, {}))
+        return replace(
+            form,
+            model=opened.family,
+            checkpoint=opened.checkpoint,
+            options={opened.family: {**opened.options, **changed}},
+        )
 
     # --- watching --------------------------------------------------------------------------------
 
@@ -98,18 +174,41 @@ class Studio:
         return [found for found in self.history(owner) if found.has_weights]
 
     def previews(self, run_id: str, owner: str, step: int) -> dict[str, bytes]:
-        """Strips of the forget and retain samples as PNG: “forget-input”, “forget-original”,
-        “forget-now” and the same for retain; those that exist.
+        """Strips of the samples as `views.previews` has them. Raises as `view`."""
+        return views.previews(self.owned(run_id, owner), step)
+
+    def evaluation(self, run_id: str, owner: str) -> Evaluation:
+        """What was measured of one's own run, with the pictures of its map.
+
+        Raises:
+            RunError: no such run, or it is somebody else's.
         """
-        folder = self.owned(run_id, owner).previews
-        found = {}
-        for kind in ("forget", "retain"):
-            for name, stored in (("input", "input"), ("original", "original"), ("now", step)):
-                file = f"{kind}-{stored:06d}" if isinstance(stored, int) else f"{kind}-{stored}"
-                path = folder / f"{file}.png"
-                if path.is_file():
-                    found[f"{kind}-{name}"] = path.read_bytes()
-        return found
+        return evaluation_of(self.owned(run_id, owner))
+
+    def measuring(self, run_id: str, owner: str) -> Measuring | None:
+        """How far the measurement of one's own run is; None if none goes on. Raises as above."""
+        return measuring(self.owned(run_id, owner))
+
+    def tried(self, owner: str) -> list[Tried]:
+        """One's finished runs as points of drift and damage, newest first."""
+        runs = [run for run in self.store.runs(owner)[:LISTED] if run.state.status == "done"]
+        return tried([(self._view(run), run.request, m) for run in runs if (m := run.metrics)])
+
+    def differences(self, first: str, second: str, owner: str) -> Differences:
+        """What differs between two of one's own runs.
+
+        Raises:
+            RunError: no such run, or it is somebody else's.
+        """
+        return differences(self.owned(first, owner), self.owned(second, owner))
+
+    def form_of(self, run_id: str, owner: str, scratch: Path) -> Form:
+        """The form that asks for one's own run again, its uploads copied into `scratch`.
+
+        Raises:
+            UserError: no such run, or it cannot be asked for here again; the message says why.
+        """
+        return form_of(self.owned(run_id, owner), self.checkpoints.all(owner), scratch)
 
     # --- acting ----------------------------------------------------------------------------------
 
@@ -121,14 +220,30 @@ class Studio:
         """
         return queue.cancel(self.store, run_id, owner)
 
-    def compare(self, request: CompareRequest, owner: str) -> list[CompareRow]:
-        """Rows of pictures for one's own run.
+    def resume(self, run_id: str, owner: str) -> str:
+        """Let an interrupted or failed run go on; returns a sentence.
+
+        Raises:
+            RunError: no such run, somebody else's, or one that cannot go on.
+        """
+        return queue.resume(self.store, run_id, owner)
+
+    def compare(self, request: CompareRequest, owner: str) -> Iterator[Progress | list[CompareRow]]:
+        """How far a comparison of one's own run is, and at last its rows.
 
         Raises:
             RunError, CompleterError: with a sentence for the page.
         """
         self.owned(request.run_id, owner)
-        return self.completer.compare(request)
+        return self.completer.watch_comparison(request)
+
+    def measure(self, run_id: str, owner: str) -> None:
+        """Have one's own run measured; `measuring` says how far that is.
+
+        Raises:
+            RunError, CompleterError: with a sentence for the page.
+        """
+        self.completer.measure(self.owned(run_id, owner).id)
 
     def erase(self, run_id: str, owner: str) -> str:
         """Erase one's own run; returns what was erased.
@@ -139,16 +254,21 @@ class Studio:
         return self.store.delete(self.owned(run_id, owner).id)
 
     def download(self, run_id: str, owner: str, name: str, scratch: Path) -> Path:
-        """A file of one's own run: “weights.safetensors”, or “run.zip”, written into `scratch`.
+        """A file of one's own run: “weights.safetensors”; or one that is written into `scratch`:
+        “run.zip”, “report.html” or “report.json”.
 
         Raises:
             RunError: no such run or file.
         """
         run = self.owned(run_id, owner)
+        made = scratch / f"{run.id}-{time.time_ns()}-{name}"
         if name == "weights.safetensors" and run.weights.is_file():
             return run.weights
         if name == "run.zip":
-            return self.store.export(run.id, scratch / f"{run.id}-{time.time_ns()}.zip")
+            return self.store.export(run.id, made)
+        if name in _REPORTS:
+            write_atomically(made, _REPORTS[name](report_of(run)))
+            return made
         raise RunError("This run has no such file.")
 
     def owned(self, run_id: str, owner: str) -> Run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import gradio as gr
 from PIL import Image
 
 from l2l_core.images import fit_square, to_png
-from l2l_core.jobs.client import CompareRequest, CompareRow
-from l2l_core.models import assets_folder
-from ui import html, text
+from l2l_core.jobs.client import CompareRequest, CompareRow, Progress
+from l2l_core.models import FAMILIES, assets_folder
+from ui import html, html_compare, text
+from ui.run_choice import run_choice
 from ui.services import Studio, UserError
 from ui.uploads import read_uploads
 from ui.visitor import owner
@@ -87,6 +88,15 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
                     1, 12, 4, step=1, label="Samples of each", min_width=120, buttons=[]
                 )
                 seed = gr.Number(0, label="Seed", precision=0, min_width=80)
+            steps = gr.Slider(
+                1,
+                100,
+                step=1,
+                label=text.STEPS,
+                visible=False,
+                elem_id="completion-steps",
+                buttons=[],
+            )
             with gr.Row():
                 more = gr.Button("Other samples", size="sm", elem_id="more")
                 go = gr.Button("Compare", variant="primary", size="sm", elem_id="compare")
@@ -109,11 +119,7 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
             grid = gr.HTML(elem_id="grid", js_on_load=SCRIPT.read_text(encoding="utf-8"))
 
     def choices(wanted: str | None, request: gr.Request) -> gr.Dropdown:
-        found = studio.comparable(owner(request))
-        ids = [view.run_id for view in found]
-        labels = [f"{view.title} · {view.step} steps · {view.when[13:18]}" for view in found]
-        value = wanted if wanted in ids else next(iter(ids), None)
-        return gr.Dropdown([*zip(labels, ids, strict=True)], value=value)
+        return run_choice(studio.comparable(owner(request)), wanted)
 
     def show(
         run_id: str | None,
@@ -124,32 +130,51 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
         files: list[Any] | None,
         samples: float,
         chance: float | None,
+        in_steps: float | None,
         number: int,
         before: Shown,
         request: gr.Request,
-    ) -> tuple[Any, Any, Any]:
+    ) -> Iterator[tuple[Any, Any, Any]]:
         if not run_id:
-            return html.nothing_to_compare(), "", Shown()
+            yield html_compare.nothing_to_compare(), "", Shown()
+            return
         painting = drawing(drawn) if kind == "drawn" else None
         if kind == "drawn" and painting is None:
-            return html.note(text.PAINT_FIRST, "hint"), gr.skip(), gr.skip()
+            yield html.note(text.PAINT_FIRST, "hint"), gr.skip(), gr.skip()
+            return
         try:
+            usual = usual_steps(run_id, request)
             wanted = CompareRequest(
                 run_id=run_id,
                 mask=mask_text(kind, where, share),
                 seed=int(chance or 0),
                 count=int(samples),
+                steps=int(in_steps) if usual and in_steps and in_steps != usual else None,
                 page=number,
                 drawing=painting,
                 extra=tuple(map(to_png, read_uploads([path for path, _ in files or ()]))),
             )
             if wanted == before.request:
-                return gr.skip(), gr.skip(), gr.skip()
-            rows = studio.compare(wanted, owner(request))
+                yield gr.skip(), gr.skip(), gr.skip()
+                return
             view = studio.view(run_id, owner(request))
+            for answer in studio.compare(wanted, owner(request)):
+                if isinstance(answer, Progress):
+                    yield html_compare.completing(answer), gr.skip(), gr.skip()
+                else:
+                    shown_now = Shown(wanted, _to_draw_on(answer))
+                    yield html_compare.compared(view), html_compare.comparison(answer), shown_now
         except UserError as error:
-            return html.note(str(error), "problem"), gr.skip(), gr.skip()
-        return html.compared(view), html.comparison(rows), Shown(wanted, _to_draw_on(rows))
+            yield html.note(str(error), "problem"), gr.skip(), gr.skip()
+
+    def usual_steps(run_id: str | None, request: gr.Request) -> int | None:
+        if not run_id:
+            return None
+        return FAMILIES[studio.view(run_id, owner(request)).family].completion_steps
+
+    def fit_run(run_id: str | None, request: gr.Request) -> gr.Slider:
+        usual = usual_steps(run_id, request)
+        return gr.Slider(value=usual or 1, visible=usual is not None)
 
     def choose_task(kind: str, now: Shown) -> tuple[Any, Any, Any]:
         drawing_on = _canvas_file(scratch, now.canvas) if kind == "drawn" else None
@@ -166,7 +191,7 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
 
     comparing: dict[str, Any] = {
         "fn": show,
-        "inputs": [run, task, side, extent, canvas, extra, count, seed, page, shown],
+        "inputs": [run, task, side, extent, canvas, extra, count, seed, steps, page, shown],
         "outputs": [told, grid, shown],
         "concurrency_id": "completer",
         "concurrency_limit": 1,
@@ -181,6 +206,7 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
             extent.release,
             count.release,
             seed.submit,
+            steps.release,
             extra.upload,
             extra.delete,
             page.change,
@@ -188,6 +214,7 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
         ],
         **comparing,
     )
+    run.change(fit_run, run, steps, **QUIET)
     task.input(choose_task, [task, shown], [side, extent, canvas], **QUIET).then(**comparing)
     more.click(lambda number: number + 1, page, page, **QUIET)
     return CompareTab(run, choices)

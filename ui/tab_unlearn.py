@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from l2l_core.config import preset_settings
+from l2l_core.models import defaults_of, family_of
 from ui import html, text
-from ui.advanced import advanced_settings
-from ui.catalogue import (
-    group_choices,
-    members,
-    model_choices,
-    model_note,
-    needs_checkpoint,
-    thumbnails,
-)
+from ui.advanced import advanced_settings, by_family, family_options, suiting
+from ui.catalogue import group_choices, members, thumbnails
 from ui.form import Form, defaults
+from ui.model_picker import DEFAULT, build_model_picker
 from ui.services import Studio, UserError
 from ui.uploads import check_uploads
-from ui.visitor import owner
+from ui.visitor import is_local, owner
+from ui.watcher import SHOWN_THUMBNAILS, build_watcher
 
-SHOWN_THUMBNAILS = 14
 Component = gr.components.Component
 QUIET: dict[str, Any] = {"show_progress": "hidden"}
 
@@ -39,66 +36,73 @@ class UnlearnTab:
     watch: dict[str, Any]
     """Arguments for an event that shows `run` as it is now."""
     to_compare: gr.Button
+    show_models: dict[str, Any]
+    """Arguments for an event that shows the visitor's models."""
+    fill: Callable[[str, gr.Request], list[Any]]
+    """(run id, request) -> values of `filled`, as that run was asked for."""
+    filled: list[Component]
+    summarise: dict[str, Any]
+    """Arguments for an event that says what the form would do."""
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the page shows already, so that only changes are sent."""
-
-    run_id: str = ""
-    stamp: tuple[Any, ...] = ()
-    preview: int | None = None
-    ticking: bool = False
-
-
-def build_unlearn(studio: Studio) -> UnlearnTab:
-    """Build the tab."""
+def build_unlearn(studio: Studio, scratch: Path) -> UnlearnTab:
+    """Build the tab; a run's pictures go back to the form through the folder `scratch`."""
     run = gr.State("")
     with gr.Row(equal_height=False, elem_classes="l2l-columns"):
         with gr.Column(scale=5, min_width=320):
-            fields, problem = _form(studio)
+            fields, problem, show_models, summarise = _form(studio)
             start = gr.Button("Unlearn", variant="primary", size="lg", elem_id="start")
         with gr.Column(scale=6, min_width=320):
-            watch, to_compare, stop = _watcher(studio, run)
+            watch, to_compare, stop, go_on = build_watcher(studio, run)
 
     def submit(request: gr.Request, *values: Any) -> tuple[Any, str]:
         try:
-            return studio.submit(_filled(fields, values), owner(request)), ""
+            form = _filled(fields, values)
+            return studio.submit(form, owner(request), is_local(request)), ""
         except UserError as error:
             return gr.skip(), html.note(str(error), "problem")
 
     def attach(request: gr.Request) -> str:
         return studio.current(owner(request))
 
-    def cancel(run_id: str, request: gr.Request) -> None:
+    def fill(run_id: str, request: gr.Request) -> list[Any]:
         try:
-            studio.cancel(run_id, owner(request))
+            form = studio.form_of(run_id, owner(request), scratch)
         except UserError as error:
             raise gr.Error(str(error)) from error
+        gr.Info(text.REFILLED, duration=6)
+        return _values(form, fields)
+
+    def acting(act: Callable[[str, str], str]) -> Callable[[str, gr.Request], None]:
+        def do(run_id: str, request: gr.Request) -> None:
+            try:
+                act(run_id, owner(request))
+            except UserError as error:
+                raise gr.Error(str(error)) from error
+
+        return do
 
     start.click(submit, [*fields.values()], [run, problem], trigger_mode="once", **QUIET).then(
         **watch
     ).then(None, js="() => document.querySelector('#status').scrollIntoView({block: 'nearest'})")
-    stop.click(cancel, run, **QUIET).then(**watch)
-    return UnlearnTab(run, attach, watch, to_compare)
+    stop.click(acting(studio.cancel), run, **QUIET).then(**watch)
+    go_on.click(acting(studio.resume), run, **QUIET).then(**watch)
+    return UnlearnTab(
+        run, attach, watch, to_compare, show_models, fill, [*fields.values()], summarise
+    )
 
 
-def _form(studio: Studio) -> tuple[dict[str, Component], gr.HTML]:
-    """Every input by its name in `Form` or `UnlearnRequest`, and where problems are told."""
+def _form(
+    studio: Studio,
+) -> tuple[dict[str, Component], gr.HTML, dict[str, Any], dict[str, Any]]:
+    """Every input by its name in `Form` or `UnlearnRequest`, where problems are told, and the
+    events that show the visitor's models and the summary.
+    """
     groups = group_choices()
     with gr.Row(elem_classes="l2l-top", equal_height=True):
-        model = gr.Dropdown(
-            model_choices(), value="mae-fluent", label="Model", elem_id="model", scale=3
-        )
-        example = gr.Button(text.EXAMPLE, size="md", elem_id="example", scale=1, min_width=150)
-    model_info = gr.HTML(model_note("mae-fluent"), elem_classes="l2l-fine")
-    checkpoint = gr.Textbox(label=text.CHECKPOINT, visible=False, elem_id="checkpoint")
-    model_options = gr.Textbox(
-        label=text.MODEL_OPTIONS,
-        placeholder='{"heads": 12, "norm_pix_loss": true}',
-        visible=False,
-        elem_id="model-options",
-    )
+        gr.HTML(text.MODEL_TITLE, elem_classes="l2l-model-title")
+        example = gr.Button(text.EXAMPLE, size="md", elem_id="example", scale=0, min_width=150)
+    picker = build_model_picker(studio)
     with gr.Column(elem_classes="l2l-card l2l-forget"):
         gr.HTML(html.heading(1, "Forget", text.FORGET_HINT))
         with gr.Row(equal_height=True):
@@ -130,7 +134,7 @@ def _form(studio: Studio) -> tuple[dict[str, Component], gr.HTML]:
     with gr.Column(elem_classes="l2l-card"):
         gr.HTML(html.heading(3, "Strength", text.STRENGTH_HINT))
         preset = gr.Radio(
-            text.PRESETS,
+            _presets(DEFAULT),
             value="balanced",
             show_label=False,
             elem_id="preset",
@@ -138,13 +142,12 @@ def _form(studio: Studio) -> tuple[dict[str, Component], gr.HTML]:
         )
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
             settings = advanced_settings()
+            options = family_options(family_of(DEFAULT), studio.server_paths)
     summary = gr.HTML(text.NOTHING_CHOSEN, elem_id="summary", elem_classes="l2l-fine")
     problem = gr.HTML(elem_id="problem")
 
     named: dict[str, Component] = {
-        "model": model,
-        "checkpoint": checkpoint,
-        "model_options": model_options,
+        "model": picker.model,
         "forget_files": forget_files,
         "forget_groups": forget_groups,
         "retain_from": retain_from,
@@ -156,11 +159,17 @@ def _form(studio: Studio) -> tuple[dict[str, Component], gr.HTML]:
     def summarise(*values: Any) -> tuple[str, str]:
         return _filled(named, values).summary() or text.NOTHING_CHOSEN, ""
 
-    def choose_model(name: str) -> tuple[Any, Any, str]:
-        asked = needs_checkpoint(name)
-        return gr.Textbox(visible=asked), gr.Textbox(visible=asked), model_note(name)
+    def suit(model: str, chosen: str, request: gr.Request) -> list[Any]:
+        base = studio.base(model, owner(request))
+        suited = suiting(base, chosen)
+        return [
+            gr.Radio(_presets(base)),
+            *(suited.get(name, gr.skip()) for name in settings),
+            *options.show(family_of(base)),
+        ]
 
-    model.change(choose_model, model, [checkpoint, model_options, model_info], **QUIET)
+    suits = [preset, *settings.values(), *options.rows.values()]
+    gr.on([picker.model.change, preset.change], suit, [picker.model, preset], suits, **QUIET)
     forget_groups.change(_thumbnails, forget_groups, forget_strip, **QUIET)
     forget_files.upload(_sorted, forget_files, [forget_files, forget_notes], **QUIET)
     retain_files.upload(_sorted, retain_files, [retain_files, retain_notes], **QUIET)
@@ -182,8 +191,23 @@ def _form(studio: Studio) -> tuple[dict[str, Component], gr.HTML]:
         retain_files.change,
         retain_groups.change,
     ]
-    gr.on(changes, summarise, [*named.values()], [summary, problem], queue=False, **QUIET)
-    return named | settings, problem
+    summarising: dict[str, Any] = {
+        "fn": summarise,
+        "inputs": [*named.values()],
+        "outputs": [summary, problem],
+        "queue": False,
+        **QUIET,
+    }
+    gr.on(changes, **summarising)
+    return named | settings | options.fields, problem, picker.refresh, summarising
+
+
+def _presets(model: str) -> list[tuple[str, str]]:
+    """(label, value), with the steps that suit the model."""
+    return [
+        (label.format(**preset_settings(preset, model)), preset)
+        for preset, label in text.PRESETS.items()
+    ]
 
 
 def _drop(elem_id: str, visible: bool = True) -> gr.Gallery:
@@ -205,87 +229,41 @@ def _drop(elem_id: str, visible: bool = True) -> gr.Gallery:
     )
 
 
-def _watcher(studio: Studio, run: gr.State) -> tuple[dict[str, Any], gr.Button, gr.Button]:
-    """The run as it goes: arguments of the event that shows it, and its buttons."""
-    seen = gr.State(Seen())
-    timer = gr.Timer(1.0, active=False)
-    nothing_yet = html.empty(thumbnails((text.EXAMPLE_GROUP,), SHOWN_THUMBNAILS))
-    status = gr.HTML(nothing_yet, elem_id="status")
-    with gr.Row(elem_classes="l2l-actions"):
-        to_compare = gr.Button(
-            "Compare before and after", variant="primary", visible=False, elem_id="to-compare"
-        )
-        links = gr.HTML(visible=False, elem_id="links")
-        stop = gr.Button("Cancel", size="sm", visible=False, elem_id="stop")
-    preview = gr.HTML(elem_id="preview")
-    plot = gr.HTML(elem_id="curves")
-
-    def show(run_id: str, before: Seen, request: gr.Request) -> list[Any]:
-        nothing = [
-            Seen(),
-            nothing_yet,
-            *[gr.update(visible=False)] * 3,
-            "",
-            "",
-            gr.Timer(active=False),
-        ]
-        if not run_id:
-            return nothing
-        visitor = owner(request)
-        try:
-            view = studio.view(run_id, visitor)
-        except UserError:
-            return nothing
-        stamp = (view.status, view.headline, view.step, view.facts)
-        fresh = before.run_id != run_id
-        if not fresh and (before.stamp, before.preview) == (stamp, view.preview_step):
-            return [gr.skip()] * 8
-        pictures: Any = gr.skip()
-        if view.preview_step is None:
-            pictures = ""
-        elif fresh or before.preview != view.preview_step:
-            strips = studio.previews(run_id, visitor, view.preview_step)
-            pictures = html.previews(strips, view.preview_step)
-        turned = fresh or before.ticking != view.active
-        return [
-            Seen(run_id, stamp, view.preview_step, view.active),
-            html.status(view),
-            gr.Button(visible=view.has_weights),
-            gr.HTML(html.downloads(view), visible=view.has_weights),
-            gr.Button(visible=view.active, interactive=not view.stopping),
-            pictures,
-            html.losses(view),
-            gr.Timer(active=view.active) if turned else gr.skip(),
-        ]
-
-    watch: dict[str, Any] = {
-        "fn": show,
-        "inputs": [run, seen],
-        "outputs": [seen, status, to_compare, links, stop, preview, plot, timer],
-        "queue": False,
-        **QUIET,
-    }
-    timer.tick(**watch)
-    return watch, to_compare, stop
-
-
 def _filled(fields: dict[str, Component], values: tuple[Any, ...]) -> Form:
     """The form from component values, given in the order of `fields`."""
     given = dict(zip(fields, values, strict=True))
     default = defaults()
+    options = by_family({name: given.pop(name) for name in fields if "." in name})
     own = {name: given.pop(name) for name in Form.__dataclass_fields__ if name in given}
     for name in ("forget_files", "retain_files"):
         own[name] = tuple(path for path, _ in own[name] or ())
     for name in ("forget_groups", "retain_groups"):
         own[name] = tuple(own[name] or ())
-    for name in ("checkpoint", "model_options"):
-        own[name] = own[name] or ""
+    follows = defaults_of(DEFAULT)  # empty unless set, whatever the model
     changed = {
         name: value
         for name, value in given.items()
-        if (tuple(value) if isinstance(value, list) else value) != default[name]
+        if name in follows or (tuple(value) if isinstance(value, list) else value) != default[name]
     }
-    return Form(**own, settings=changed)
+    return Form(**own, options=options, settings=changed)
+
+
+def _values(form: Form, fields: dict[str, Component]) -> list[Any]:
+    """The inverse of `_filled`; what the form leaves open goes back to its default."""
+    given = {name: getattr(form, name) for name in Form.__dataclass_fields__}
+    default = defaults() | {name: "" for name in defaults_of(DEFAULT)}
+    values = []
+    for name, field in fields.items():
+        if "." in name:
+            family, _, option = name.partition(".")
+            value = form.options.get(family, {}).get(option, field.value)
+        elif name in given:
+            value = given[name]
+        else:
+            value = form.settings.get(name, default[name])
+            value = str(value) if isinstance(field, gr.Textbox) else value
+        values.append(list(value) if isinstance(value, tuple) else value)
+    return values
 
 
 def _thumbnails(keys: list[str]) -> str:

@@ -43,15 +43,22 @@ RETAIN_CHOICES = [
     ("My own images", "uploads"),
 ]
 STRENGTH_HINT = "How long to train."
-PRESETS = [
-    ("Quick\n60 steps, most of the forgetting", "quick"),
-    ("Balanced\n120 steps, the default", "balanced"),
-    ("Thorough\n300 steps, for stubborn sets", "thorough"),
-]
+PRESETS = {  # the number of steps is the model's
+    "quick": "Quick\n{steps} steps, most of the forgetting",
+    "balanced": "Balanced\n{steps} steps, the default",
+    "thorough": "Thorough\n{steps} steps, for stubborn sets",
+}
+OPTIONS_OF = "Options of {family}"
+FROM_WEIGHTS = "From weights"
 SETTINGS = {  # label, and what it means where the setting's own words do not fit the page
     "alpha": ("α", "Weight of forgetting against retaining."),
     "steps": ("Steps", "Empty: the preset's."),
+    "learning_rate": ("Learning rate", ""),
     "batch_size": ("Batch", ""),
+    "method": ("Method", "Ours, or one of the paper's baselines."),
+    "micro_batch_size": ("Micro-batch", "What the device computes at once; 0 for the whole batch."),
+    "gradient_checkpointing": ("Save memory", "Compute the encoder twice; the result is the same."),
+    "retain_fraction": ("Share of retain images", ""),
     "warmup": ("Warm-up", "Share of the steps until the rate peaks."),
     "weight_decay": ("Weight decay", "On weight matrices only."),
     "masks": ("Holes", ""),
@@ -59,8 +66,30 @@ SETTINGS = {  # label, and what it means where the setting's own words do not fi
 }
 EXAMPLE = "Try the example"
 EXAMPLE_GROUP = "flags"
-CHECKPOINT = "Path of its weights, on the machine that runs the studio"
-MODEL_OPTIONS = "Options its shapes cannot tell"
+MODEL_TITLE = '<h2 class="l2l-step">Model<small>Which one a copy unlearns.</small></h2>'
+MORE_MODELS = "Published models, and checkpoints of your own"
+PUBLISHED = (
+    "Published models do not ship with the studio. Get the file a card names, then open it below."
+)
+OPEN_TITLE = "Open a checkpoint"
+OPEN_HINT = (
+    "PyTorch or safetensors files with weights only; a file that would run code is refused. "
+    "What you upload is for this browser alone. It stays until you remove it here, or for a day "
+    "if no run starts from it."
+)
+UPLOAD = "Choose files"
+UPLOAD_HINT = "Up to {limit:.1f} GB each; send a config.json or a tokenizer along with its model."
+PATH = "Or its path, on the machine that runs the studio"
+NO_PATHS = (
+    "Paths on the machine that runs the studio can only be opened where no other machine reaches "
+    "this page, or if it was started with --server-paths: who knows a path could otherwise take "
+    "what lies there."
+)
+FAMILY = "Kind of model"
+FIND_OUT = "Find out from the file"
+OPEN = "Open"
+OPENED = "“{title}” is open and chosen: {family}, {size}."
+CONFIRM_REMOVE = "Remove this checkpoint from the studio?"
 NOTHING_CHOSEN = "Nothing chosen to forget yet."
 LEFT_OUT = "Left out"
 NOTED = "Good to know"
@@ -68,7 +97,7 @@ NOTED = "Good to know"
 EMPTY_TITLE = "Before and after will appear here"
 EMPTY_STEPS = (
     ("Choose", "Drop a few images, or press “Try the example” to forget all flags."),
-    ("Unlearn", "Watch forget images dissolve while retain images stand. About a minute."),
+    ("Unlearn", "Watch forget images dissolve while retain images stand. A minute or a few."),
     ("Compare", "Fill the same hole with both models, side by side, on images of your choice."),
 )
 LEAVE = "You can close this page: the run goes on, and is here when you come back."
@@ -99,16 +128,50 @@ COLUMNS = {
     "hole": "Input with hole",
     "original": "Original model",
     "unlearned": "Unlearned model",
+    "gold": "Never saw it",
 }
 NO_RUN_TO_COMPARE = "Nothing to compare yet"
 NO_RUN_HINT = "Finish a run under Unlearn; its before and after appear here."
+COMPLETING = "{model}: step {step} of {steps}"
+STEPS = "Steps of a completion"
 COMPARE_HINT = "Point at an input to see the true image. Click a sample to look closer."
 SCORE = "similarity to the true image: cosine in the built-in feature net"
 
 NO_RUNS = "No runs yet. What you start under Unlearn is listed here."
 CONFIRM_ERASE = "Erase this run, with its images, weights and previews? This cannot be taken back."
 RELOAD = (
-    "Open downloaded weights in Python: "
-    '`l2l_core.load_model("{model}", checkpoint="weights.safetensors")`'
+    'Open downloaded weights in Python: `l2l_core.load_model("mae", '
+    'checkpoint="weights.safetensors")`; the families are {families}.'
 )
 PAINT_FIRST = "Paint over the picture what should be removed, then press Compare."
+
+MEASURE = "Measure"
+MEASURE_AGAIN = "Measure again"
+MEASURE_HINT = (
+    "Every metric with its interval, on retain, nearest retain and forget images, and a map of "
+    "them. Takes a minute or a few; you can leave this page, and Compare stays usable."
+)
+NOT_MEASURED = "Not measured yet"
+NOT_MEASURED_HINT = "Press “Measure” for the full table and the map."
+NOTHING_TO_EVALUATE = "Nothing to evaluate yet"
+NO_EVALUATION_HINT = "Finish a run under Unlearn; its table, its map and the plot appear here."
+MEASURED_TITLE = "What was kept, and what was lost"
+ARROWS = (
+    "Arrows point towards the truth: retain images should stay there, forget images should leave. "
+    "[ ] is the 95% interval of the change. Mask {mask}, seed {seed}. {sources}."
+)
+MAP_TITLE = "Map of the images"
+TRIED_TITLE = "All your finished runs"
+TRIED_HINT = (
+    "How much similarity to the truth retain images lost (drift) against how much forget images "
+    "lost (damage): good runs are up and to the left; no other run beats those on the dashed line. "
+    "From the look at the end of each run: cosine in the built-in feature net, hole in the centre. "
+    "Only runs that forget the same images compare strictly."
+)
+DIFFERENCES_TITLE = "Differences between two runs"
+SAME_SETTINGS = "Both runs were asked for in the same way."
+DIFFERENCES_HINT = (
+    "Numbers: similarity to the true image, original → unlearned, at the end of each run."
+)
+CHOOSE_TWO = "Choose two runs."
+REFILLED = "The form holds this run's settings. Change what you like, then press Unlearn."

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from l2l_core.evaluation.report import GONE, forgotten_share
+from l2l_core.jobs.queue import can_go_on
 from l2l_core.jobs.store import FINISHED, Run
-from l2l_core.models import MODELS
+from l2l_core.models import FAMILIES, MODELS, family_of
 from ui.form import count
 
 KEPT_WITHIN = 0.02
@@ -39,6 +40,7 @@ class View:
     status: str
     title: str
     model: str
+    family: str
     step: int
     steps: int
     headline: str
@@ -51,6 +53,7 @@ class View:
     extractor: str
     stopping: bool
     has_weights: bool
+    can_go_on: bool
     when: str
 
     @property
@@ -63,27 +66,44 @@ def view(run: Run, ahead: int, worker_alive: bool) -> View:
     """Read a run's folder; `ahead` runs are taken before it."""
     state, request, events = run.state, run.request, run.events()
     steps = [e for e in events if e["kind"] == "step"]
-    previews = [e["step"] for e in events if e["kind"] == "preview"]
+    preview_steps = [e["step"] for e in events if e["kind"] == "preview"]
     doing = [e for e in events if e["kind"] in ("stage", "step")][-1:]
     metrics = run.metrics if state.status in FINISHED else None
     stopping = state.status == "running" and run.cancel_requested()
+    family = family_of(request.model)
     return View(
         run_id=run.id,
         status=state.status,
         title=state.title,
-        model=MODELS[request.model].title if request.model in MODELS else request.model,
+        model=(MODELS.get(request.model) or FAMILIES[family]).title,
+        family=family,
         step=state.step,
         steps=state.steps,
         headline=_headline(run, ahead, worker_alive, stopping),
         facts=_facts(state.status, doing, steps),
         losses=tuple((e["step"], e["retain"], e["forget"]) for e in steps),
-        preview_step=previews[-1] if previews else None,
+        preview_step=preview_steps[-1] if preview_steps else None,
         scores=scores(metrics) if metrics else (),
         extractor=metrics["extractor"] if metrics else "",
         stopping=stopping,
         has_weights=state.status in FINISHED and run.weights.is_file(),
+        can_go_on=can_go_on(run),
         when=time.strftime("%d %b %Y, %H:%M UTC", time.gmtime(state.submitted)),
     )
+
+
+def previews(run: Run, step: int) -> dict[str, bytes]:
+    """Strips of the forget and retain samples as PNG: “forget-input”, “forget-original”,
+    “forget-now” and the same for retain; those that exist.
+    """
+    found = {}
+    for kind in ("forget", "retain"):
+        for name, stored in (("input", "input"), ("original", "original"), ("now", step)):
+            file = f"{kind}-{stored:06d}" if isinstance(stored, int) else f"{kind}-{stored}"
+            path = run.previews / f"{file}.png"
+            if path.is_file():
+                found[f"{kind}-{name}"] = path.read_bytes()
+    return found
 
 
 def scores(metrics: dict[str, Any]) -> tuple[Score, ...]:

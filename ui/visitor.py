@@ -32,6 +32,14 @@ def owner_of(cookies: Mapping[str, str]) -> str:
     return hashlib.sha256(token.encode()).hexdigest()[:32] if TOKEN.fullmatch(token) else ""
 
 
+def is_local(request: gr.Request) -> bool:
+    """Whether no server in between passed this event on; a page that only this machine can reach
+    is open to others through one.
+    """
+    between = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+    return not any(name in request.headers for name in between)
+
+
 def new_cookie(secure: bool) -> str:
     """A Set-Cookie header for a new visitor.
 

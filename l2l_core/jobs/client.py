@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection
@@ -22,7 +23,7 @@ from filelock import FileLock
 from l2l_core.jobs.store import write_atomically
 
 PATIENCE_SECONDS = 120.0
-"""How long an answer may take; the first one of a run looks for its nearest images."""
+"""How long the next sign of life may take; a run's first answer looks for its nearest images."""
 Message = tuple[dict[str, Any], list[bytes]]
 
 
@@ -40,6 +41,8 @@ class CompareRequest:
     seed: int = 0
     count: int = 4
     """Samples a role."""
+    steps: int | None = None
+    """Of models that complete step by step; None takes their usual number."""
     page: int = 0
     """Which samples: page 1 shows those after page 0."""
     drawing: bytes | None = field(default=None, repr=False)
@@ -60,9 +63,35 @@ class CompareRow:
     hole: bytes = field(repr=False)
     original: bytes = field(repr=False)
     unlearned: bytes = field(repr=False)
+    gold: bytes | None = field(default=None, repr=False)
+    """What a model makes of it that never saw what was forgotten, where there is one."""
 
 
-PICTURES = ("truth", "hole", "original", "unlearned")
+PICTURES = ("truth", "hole", "original", "unlearned", "gold")
+"""In the order they are sent; the last only where there is one."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a comparison is."""
+
+    model: str  # original, unlearned or gold
+    step: int
+    steps: int
+    number: int = 0
+    """Of the model, among all that are compared."""
+    models: int = 2
+    pictures: tuple[bytes, ...] = field(default=(), repr=False)
+    """What the model has made of the samples so far, as PNG."""
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """What a checkpoint turned out to hold."""
+
+    family: str
+    parameters: int
+    image_size: int
 
 
 class CompleterClient:
@@ -77,30 +106,75 @@ class CompleterClient:
         Raises:
             CompleterError: not running, or the request cannot be met (the message says why).
         """
+        for answer in self.watch_comparison(request):
+            if isinstance(answer, list):
+                return answer
+        raise CompleterError(_NOT_READY)
+
+    def watch_comparison(self, request: CompareRequest) -> Iterator[Progress | list[CompareRow]]:
+        """How far it is, as often as there is news, and at last the rows.
+
+        Raises:
+            CompleterError: not running, or the request cannot be met (the message says why).
+        """
         plain = asdict(request)
         pictures = [*plain.pop("extra")]
         drawing = plain.pop("drawing")
-        plain["has_drawing"] = drawing is not None
-        reply, answers = self._ask(plain, pictures + ([drawing] if drawing else []))
-        rows = reply["rows"]
-        parts = [answers[i : i + len(PICTURES)] for i in range(0, len(answers), len(PICTURES))]
-        return [
-            CompareRow(**{**row, **dict(zip(PICTURES, part, strict=True))})
-            for row, part in zip(rows, parts, strict=True)
-        ]
+        plain |= {"question": "compare", "has_drawing": drawing is not None}
+        for reply, answers in self._ask(plain, pictures + ([drawing] if drawing else [])):
+            if "progress" in reply:
+                yield Progress(**reply["progress"], pictures=tuple(answers))
+                continue
+            rows = reply["rows"]
+            each = len(answers) // len(rows)
+            parts = [answers[n * each :][:each] for n in range(len(rows))]
+            yield [
+                CompareRow(**{**row, **dict(zip(PICTURES, part, strict=False))})
+                for row, part in zip(rows, parts, strict=True)
+            ]
 
-    def _ask(self, question: dict[str, Any], pictures: list[bytes]) -> Message:
+    def try_checkpoint(
+        self, checkpoint: str, family: str = "", options: Mapping[str, Any] | None = None
+    ) -> OpenedModel:
+        """Open a checkpoint to see that it can be opened; without a family, as each there is.
+
+        Raises:
+            CompleterError: not running, or it cannot be opened (the message says why).
+        """
+        question = {"checkpoint": checkpoint, "family": family, "options": dict(options or {})}
+        for reply, _ in self._ask({"question": "open", **question}, []):
+            return OpenedModel(**reply["opened"])
+        raise CompleterError(_NOT_READY)
+
+    def measure(self, run_id: str) -> None:
+        """Have a run measured; how far it is stands in the run's folder (`results.measuring`).
+
+        Raises:
+            CompleterError: not running, or it cannot be measured (the message says why).
+        """
+        for _ in self._ask({"question": "measure", "run_id": run_id}, []):
+            return
+        raise CompleterError(_NOT_READY)
+
+    def _ask(self, question: dict[str, Any], pictures: list[bytes]) -> Iterator[Message]:
+        """Every message up to the answer, which is the first that is no progress."""
         try:
             with Client(address(self.root), authkey=authentication_key(self.root)) as connection:
                 send(connection, question, pictures)
-                if not connection.poll(self.patience):
-                    raise CompleterError("The comparison takes too long. Show fewer samples.")
-                reply, answers = receive(connection)
+                while True:
+                    if not connection.poll(self.patience):
+                        raise CompleterError("This takes too long. Show fewer samples.")
+                    reply, answers = receive(connection)
+                    if "error" in reply:
+                        raise CompleterError(reply["error"])
+                    yield reply, answers
+                    if "progress" not in reply:
+                        return
         except (OSError, EOFError, AuthenticationError) as error:
-            raise CompleterError("The inference process is not ready yet. Try again.") from error
-        if "error" in reply:
-            raise CompleterError(reply["error"])
-        return reply, answers
+            raise CompleterError(_NOT_READY) from error
+
+
+_NOT_READY = "The inference process is not ready yet. Try again."
 
 
 def compare_request(plain: dict[str, Any], pictures: list[bytes]) -> CompareRequest:

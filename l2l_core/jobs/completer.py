@@ -7,11 +7,11 @@ import os
 import signal
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,33 +34,25 @@ from l2l_core.jobs.client import (
     send,
 )
 from l2l_core.jobs.gallery import Gallery
+from l2l_core.jobs.measurer import Measurer
+from l2l_core.jobs.opening import try_checkpoint
 from l2l_core.jobs.runner import describe_error
 from l2l_core.jobs.store import Run, RunError, RunStore
+from l2l_core.jobs.warm import Warm
 from l2l_core.masks import MaskError, mask_from_drawing, parse_mask
 from l2l_core.models import load_model
-from l2l_core.models.base import ImageToImageModel
+from l2l_core.models.base import ImageToImageModel, OnStep
+from l2l_core.registry import gold_standard
 from l2l_core.runtime import autocast, choose_device, choose_precision, seeded
 
 SHOWN_SIDE = 256
 HOLE_TONE = 0.55
+MOST_STEPS = 2000
+NEWS_SECONDS = 0.5
+"""How often at most progress is told."""
+Tell = Callable[[dict[str, Any], list[bytes]], None]
+"""Sends one message about progress."""
 logger = logging.getLogger(__name__)
-
-
-class Warm:
-    """The most recently used values of a costly function, by key."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.values: OrderedDict[Any, Any] = OrderedDict()
-
-    def get(self, key: Any, make: Callable[[], Any]) -> Any:
-        """The value for a key, made if it is not there."""
-        if key not in self.values:
-            self.values[key] = make()
-            if len(self.values) > self.size:
-                self.values.popitem(last=False)
-        self.values.move_to_end(key)
-        return self.values[key]
 
 
 class Completer:
@@ -70,55 +62,86 @@ class Completer:
         self.store = store
         self.device = choose_device(device)
         self.precision = choose_precision("auto", self.device)
-        self.models = Warm(4)
-        self.galleries = Warm(4)
+        self.originals, self.unlearned, self.galleries = Warm(3), Warm(3), Warm(4)
+        self.measurer = Measurer(store, self.device)
+        self.busy = threading.Lock()
 
-    def compare(self, request: CompareRequest) -> Message:
-        """Rows for one run, and their pictures in the order of `PICTURES`.
+    def compare(self, request: CompareRequest, tell: Tell = lambda head, pictures: None) -> Message:
+        """Rows for one run, and their pictures in the order of `PICTURES`; `tell` hears how far
+        it is.
 
         Raises:
             RunError, MaskError, ImageError, DatasetError, ValueError: with a message for people.
         """
+        if request.steps is not None and not 1 <= request.steps <= MOST_STEPS:
+            raise ValueError(f"Steps must be a number from 1 to {MOST_STEPS}.")
+        with self.busy:
+            return self._compare(request, tell)
+
+    def drop_erased(self) -> None:
+        """Let go of runs and checkpoints that no longer exist; later, if a comparison goes on."""
+        if not self.busy.acquire(blocking=False):
+            return
+        try:
+            for warm in (self.unlearned, self.galleries):
+                warm.drop(lambda key: not (self.store.folder / key[0]).is_dir())
+            self.originals.drop(lambda key: key[1] is not None and not Path(key[1]).exists())
+        finally:
+            self.busy.release()
+
+    def _compare(self, request: CompareRequest, tell: Tell) -> Message:
         run = self.store.get(request.run_id)
         if not run.weights.is_file():
             raise RunError("This run has no weights yet. Wait until it is done.")
-        original, unlearned = self._models(run)
-        size = original.image_size
+        models = self._models(run)
+        size = models["original"].image_size
         hole = self._hole(request, size)
         rows, images = self._samples(run, request, size)
-        results = [self._completed(m, images, hole, request.seed) for m in (original, unlearned)]
+        results = [
+            self._completed(
+                model, images, hole, request, _throttled(tell, name, number, len(models))
+            )
+            for number, (name, model) in enumerate(models.items())
+        ]
         net = load_feature_net()
         scores = [cosine_with_truth(net, result, images).tolist() for result in results]
         holed = torch.where(hole, torch.full_like(images, HOLE_TONE), images)
-        columns = dict(zip(PICTURES, (images, holed, *results), strict=True))
+        columns = dict(zip(PICTURES, (images, holed, *results), strict=False))
         shown = {name: [_shown(i) for i in to_pil(column)] for name, column in columns.items()}
         for number, row in enumerate(rows):
             row["before"], row["after"] = scores[0][number], scores[1][number]
-        pictures = [shown[name][number] for number in range(len(rows)) for name in PICTURES]
+        pictures = [shown[name][number] for number in range(len(rows)) for name in shown]
         return {"rows": rows}, pictures
 
-    def _models(self, run: Run) -> tuple[ImageToImageModel, ImageToImageModel]:
+    def _models(self, run: Run) -> dict[str, ImageToImageModel]:
+        """The original, the unlearned one, and the gold standard where there is one."""
         request = run.request
         device = str(self.device)
         options = tuple(sorted(request.model_options.items()))
-        original = self.models.get(
+        original = self.originals.get(
             (request.model, request.checkpoint, options),
             lambda: load_model(
                 request.model, request.checkpoint, device=device, **request.model_options
             ),
         )
         stamp = run.weights.stat().st_mtime_ns
-        unlearned = self.models.get(
+        unlearned = self.unlearned.get(
             (run.id, stamp), lambda: load_model(request.model, run.weights, device=device)
         )
-        return original, unlearned
+        models = {"original": original, "unlearned": unlearned}
+        if gold := None if request.checkpoint else gold_standard(request.model, request.forget):
+            models["gold"] = self.originals.get(
+                (request.model, str(gold), ()),
+                lambda: load_model(request.model, gold, device=device),
+            )
+        return models
 
     def _samples(
         self, run: Run, request: CompareRequest, size: int
     ) -> tuple[list[dict[str, Any]], Tensor]:
         """Labelled rows and their images (B, 3, S, S): forget, nearest retain, retain, extra."""
         with autocast(self.device, self.precision):
-            gallery = self.galleries.get(run.id, lambda: Gallery(run.request, size, run.folder))
+            gallery = self.galleries.get((run.id,), lambda: Gallery(run.request, size, run.folder))
         rows, images = gallery.page(request.page, request.count)
         for number, picture in enumerate(request.extra, start=1):
             label = "Your image" if len(request.extra) == 1 else f"Your image {number}"
@@ -139,13 +162,37 @@ class Completer:
         return hole
 
     def _completed(
-        self, model: ImageToImageModel, images: Tensor, hole: Tensor, seed: int
+        self,
+        model: ImageToImageModel,
+        images: Tensor,
+        hole: Tensor,
+        request: CompareRequest,
+        on_step: OnStep,
     ) -> Tensor:
         with autocast(self.device, self.precision):
             completed = model.complete(
-                images.to(self.device), hole.to(self.device), generator=seeded(seed, 31)
+                images.to(self.device),
+                hole.to(self.device),
+                steps=request.steps,
+                generator=seeded(request.seed, 31),
+                on_step=on_step,
             )
         return completed.float().cpu()
+
+
+def _throttled(tell: Tell, model: str, number: int, models: int) -> OnStep:
+    """Tell how far a model is, but not after every step if steps are quick."""
+    told = time.monotonic()
+
+    def on_step(step: int, steps: int, so_far: Tensor) -> None:
+        nonlocal told
+        if time.monotonic() - told > NEWS_SECONDS:
+            pictures = [to_png(image) for image in to_pil(so_far.float().cpu().clamp(0, 1))]
+            place = {"model": model, "number": number, "models": models}
+            tell({"progress": {**place, "step": step, "steps": steps}}, pictures)
+            told = time.monotonic()
+
+    return on_step
 
 
 def read_drawing(data: bytes) -> Image.Image:
@@ -176,11 +223,11 @@ def serve(store: RunStore, device: str = "auto", parent: int | None = None) -> N
     # Some seconds, in which one that lost its parent leaves.
     with FileLock(store.root / "completer.lock", timeout=5):
         completer = Completer(store, device)
+        completer.measurer.start()
         _remove(place)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: _leave(place))
-        if parent is not None:
-            threading.Thread(target=_leave_with, args=(parent, place), daemon=True).start()
+        threading.Thread(target=_look_after, args=(completer, parent, place), daemon=True).start()
         threading.Thread(target=_warm_up, daemon=True).start()
         with Listener(place, backlog=16, authkey=authentication_key(store.root)) as listener:
             logger.info("ready on %s", completer.device)
@@ -194,13 +241,26 @@ def serve(store: RunStore, device: str = "auto", parent: int | None = None) -> N
 
 def _answer(completer: Completer, connection: Connection) -> None:
     plain, pictures = receive(connection)
+
+    def tell(head: dict[str, Any], pictures: list[bytes]) -> None:
+        send(connection, head, pictures)
+
     try:
-        head, answers = completer.compare(compare_request(plain, pictures))
+        question = plain.pop("question", "compare")
+        if question == "open":
+            head, answers = try_checkpoint(**plain)
+        elif question == "measure":
+            completer.measurer.ask(**plain)
+            head, answers = {}, []
+        else:
+            head, answers = completer.compare(compare_request(plain, pictures), tell)
     except (RunError, MaskError, ImageError, DatasetError, ValueError) as error:
         head, answers = {"error": str(error)}, []
+    except ConnectionError:  # whoever asked has left, so there is no need to finish
+        raise
     except Exception as error:
-        logger.error("a comparison failed with %s", describe_error(error))
-        head, answers = {"error": "The comparison failed; the log has the details."}, []
+        logger.error("a request failed with %s", describe_error(error))
+        head, answers = {"error": "This failed; the log has the details."}, []
     send(connection, head, answers)
 
 
@@ -210,8 +270,10 @@ def _warm_up() -> None:
     load_feature_net()
 
 
-def _leave_with(parent: int, place: str) -> None:
-    while os.getppid() == parent:
+def _look_after(completer: Completer, parent: int | None, place: str) -> None:
+    """Every second: leave with the parent process, and forget what was erased."""
+    while parent is None or os.getppid() == parent:
+        completer.drop_erased()
         time.sleep(1)
     _leave(place)
 

@@ -81,7 +81,7 @@ def _interleaved(parts: list[ImageSet]) -> ImageSet:
     if len(parts) == 1 or all(source is None for source in parts[0].sources):
         return parts[0]
     first, second = parts
-    pixels = torch.cat([first.pixels, second.pixels])
+    pixels = torch.cat([first.pixels[:], second.pixels[:]])
     sources = (*first.sources, *second.sources)
     pairs = zip(range(len(first)), range(len(first), len(pixels)), strict=False)
     turn = [place for pair in pairs for place in pair]

@@ -66,17 +66,26 @@ def cancel(store: RunStore, run_id: str, owner: str) -> str:
     return "This run has already ended."
 
 
+def can_go_on(run: Run) -> bool:
+    """Whether `resume` would take it: interrupted, or failed with a checkpoint to go on from."""
+    status = run.state.status
+    return status == "interrupted" or (status == "failed" and run.checkpoint.is_file())
+
+
 def resume(store: RunStore, run_id: str, owner: str) -> str:
-    """Queue an interrupted run again; it goes on from its checkpoint. Returns a sentence on it.
+    """Queue an interrupted or failed run again; it goes on from its checkpoint.
+
+    Returns a sentence on it.
 
     Raises:
-        RunError: no such run, somebody else's, or one that was not interrupted.
+        RunError: no such run, somebody else's, or one that cannot go on.
     """
     with store.changing():
         run = _owned(store, run_id, owner)
-        if run.state.status != "interrupted":
-            raise RunError(f"Only an interrupted run can go on; this one is {run.state.status}.")
-        run.set_state(status="queued", finished=None, message="")
+        if not can_go_on(run):
+            raise RunError(f"This run cannot go on: it is {run.state.status}.")
+        (run.folder / "cancel").unlink(missing_ok=True)
+        run.set_state(status="queued", finished=None, message="", deaths=0)
     return "It goes on when its turn comes."
 
 

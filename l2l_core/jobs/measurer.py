@@ -1,0 +1,126 @@
+"""Measures finished runs for the page, one after the other, beside the thread that answers Compare.
+
+It goes on when the page that asked is closed; results lie in the run's folder (`results.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from contextlib import suppress
+
+import torch
+
+from l2l_core.config import dump_json
+from l2l_core.datasets import DatasetError
+from l2l_core.evaluation import embedding_map as maps
+from l2l_core.evaluation.evaluate import MASK
+from l2l_core.evaluation.full import Instruments, evaluate_full, full_sets
+from l2l_core.jobs.results import EVALUATION, MEASURING, Measuring, measuring, tell, write_map
+from l2l_core.jobs.runner import STEPWISE_LIMIT, describe_error
+from l2l_core.jobs.store import Run, RunError, RunStore, write_atomically
+from l2l_core.models import load_model
+from l2l_core.registry import FAMILIES, gold_standard
+
+LIMIT, MAP_LIMIT = 256, 100
+"""Most images of a set in the table, and on the map, for models that complete in one pass; more
+are for the command line. Two cores measure them in minutes.
+"""
+STEPWISE_MAP_LIMIT = 32
+STAGES_OF_SET, STAGES_OF_MAP = 4, 5
+logger = logging.getLogger(__name__)
+
+
+class Measurer:
+    """Takes runs to measure; `work` measures them."""
+
+    def __init__(self, store: RunStore, device: torch.device) -> None:
+        self.store, self.device = store, device
+        self.waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._asking = threading.Lock()
+
+    def start(self) -> None:
+        """Work in a thread; what an earlier process left unfinished must be asked for again."""
+        for path in self.store.folder.glob(f"*/{MEASURING}"):
+            path.unlink(missing_ok=True)
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def ask(self, run_id: str) -> None:
+        """Have a run measured when its turn comes; asked twice, it is measured once.
+
+        Raises:
+            RunError: no such run, or it has no weights yet.
+        """
+        run = self.store.get(run_id)
+        if not run.weights.is_file():
+            raise RunError("This run has no weights yet. Wait until it is done.")
+        with self._asking:
+            now = measuring(run)
+            if now is None or now.failed:
+                tell(run, Measuring("Waiting for its turn"))
+                self.waiting.put(run_id)
+
+    def work_off(self) -> None:
+        """Measure what waits; returns when nothing does."""
+        with suppress(queue.Empty):
+            while True:
+                self._take(self.waiting.get_nowait())
+
+    def _work(self) -> None:
+        while True:
+            self._take(self.waiting.get())
+
+    def _take(self, run_id: str) -> None:
+        try:
+            run = self.store.get(run_id)
+        except RunError:  # erased while it waited
+            return
+        try:
+            measure_run(run, self.device)
+            tell(run, None)
+        except Exception as error:
+            if not run.folder.is_dir():  # erased meanwhile
+                return
+            known = isinstance(error, (RunError, DatasetError, ValueError))
+            if not known:
+                logger.error("measuring a run failed with %s", describe_error(error))
+            said = str(error) if known else "Measuring failed; the log has the details."
+            with suppress(OSError):  # a full disk, say
+                tell(run, Measuring(said, failed=True))
+
+
+def measure_run(run: Run, device: torch.device) -> None:
+    """Write the full table and the map of a run, telling how far it is.
+
+    Raises:
+        ValueError, OSError: a model or an image set cannot be had, or the run was erased.
+    """
+    tell(run, Measuring("Opening both models"))
+    request = run.request
+    before = load_model(
+        request.model, request.checkpoint, device=str(device), **request.model_options
+    )
+    after = load_model(request.model, run.weights, device=str(device))
+    gold = None if request.checkpoint else gold_standard(request.model, request.forget)
+    reference = load_model(request.model, gold, device=str(device)) if gold else None
+    one_pass = FAMILIES[before.family].completion_steps is None
+    limit = LIMIT if one_pass else STEPWISE_LIMIT
+    sets = full_sets(request, before.image_size, run.folder, limit)
+    tools = Instruments.open(device=str(device))
+    done, stages = 0, STAGES_OF_SET * len(sets.named()) + STAGES_OF_MAP
+
+    def told(stage: str) -> None:
+        nonlocal done
+        tell(run, Measuring(stage[:1].upper() + stage[1:], done, stages))
+        done += 1
+
+    metrics = evaluate_full(request, before, after, sets, MASK, tools, reference, on_progress=told)
+    write_atomically(run.folder / EVALUATION, dump_json(metrics))
+    shown = maps.shown_images(
+        request, before, after, sets, MASK, MAP_LIMIT if one_pass else STEPWISE_MAP_LIMIT, told
+    )
+    told("map: arranging the images")
+    points = maps.embedding_map(shown, request.seed, tools.extractor)
+    found = maps.describe_map(points, MASK, request.seed, tools.extractor.name)
+    write_map(run, found, maps.small_pictures(shown))

@@ -1,0 +1,38 @@
+"""Trying a checkpoint that somebody wants to start from."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from l2l_core.jobs.client import Message
+from l2l_core.jobs.runner import describe_error
+from l2l_core.models import load_model
+from l2l_core.registry import FAMILIES
+
+logger = logging.getLogger(__name__)
+
+
+def try_checkpoint(checkpoint: str, family: str, options: dict[str, Any]) -> Message:
+    """What a checkpoint holds, opened as one family, or ("") as the first that can open it.
+
+    Raises:
+        ValueError: it cannot be opened; with a message for people.
+    """
+    problems = {}
+    for name in [family] if family else FAMILIES:
+        try:
+            model = load_model(name, checkpoint, **options)
+        except ValueError as error:
+            problems[name] = str(error)
+        except Exception as error:
+            logger.warning("%s cannot open a checkpoint: %s", name, describe_error(error))
+            problems[name] = "It could not be read; the log has the details."
+        else:
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            size = {"parameters": parameters, "image_size": model.image_size}
+            return {"opened": {"family": model.family, **size}}, []
+    if len(set(problems.values())) == 1:
+        raise ValueError(next(iter(problems.values())))
+    reasons = [f"{FAMILIES[name].title}: {problem}" for name, problem in problems.items()]
+    raise ValueError("\n".join(["No family can open this checkpoint.", *reasons]))

@@ -1,0 +1,120 @@
+"""What was measured of a run after it ended: files of its folder, read without PyTorch.
+
+evaluation.json     the full table, as `evaluate` of the command line writes it, too
+map.json            the embedding map, as `map` writes it, too
+map-pictures.zip    its pictures, for the owner's eyes; never exported
+measuring.json      how far a measurement is, or why it failed; gone when it is done
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from l2l_core.config import dump_json
+from l2l_core.evaluation.audit_report import TITLES
+from l2l_core.evaluation.html_report import RunReport, run_report
+from l2l_core.evaluation.plots import Pictures
+from l2l_core.jobs.store import Run, RunError, write_atomically
+
+EVALUATION, MAP, PICTURES, MEASURING = (
+    "evaluation.json",
+    "map.json",
+    "map-pictures.zip",
+    "measuring.json",
+)
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How far the measurement of a run is."""
+
+    stage: str
+    """What is done now, or why it failed, in words."""
+    done: int = 0
+    of: int = 1
+    failed: bool = False
+
+
+def evaluation(run: Run) -> dict[str, Any] | None:
+    """The full table, as `evaluate_full` gives it, once it was measured."""
+    return _json(run.folder / EVALUATION)
+
+
+def embedding_map(run: Run) -> dict[str, Any] | None:
+    """The map, as `describe_map` gives it, once it was drawn."""
+    return _json(run.folder / MAP)
+
+
+def map_pictures(run: Run) -> Pictures:
+    """The pictures of the map's points; none if it was drawn without."""
+    pictures = {}
+    with suppress(FileNotFoundError), zipfile.ZipFile(run.folder / PICTURES) as archive:
+        for name in archive.namelist():
+            of, what, index = name.split("/")
+            pictures[of, what, int(index)] = archive.read(name)
+    return pictures
+
+
+def write_map(run: Run, found: dict[str, Any], pictures: Pictures) -> None:
+    """Keep a map and its pictures."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for (of, what, index), picture in pictures.items():
+            archive.writestr(f"{of}/{what}/{index}", picture)
+    write_atomically(run.folder / PICTURES, buffer.getvalue())
+    write_atomically(run.folder / MAP, dump_json(found))
+
+
+def measuring(run: Run) -> Measuring | None:
+    """How far a measurement is, or why the last one failed; None if there is neither."""
+    found = _json(run.folder / MEASURING)
+    return Measuring(**found) if found else None
+
+
+def tell(run: Run, progress: Measuring | None) -> None:
+    """Write how far a measurement is; None: it is done."""
+    if progress is None:
+        (run.folder / MEASURING).unlink(missing_ok=True)
+    else:
+        write_atomically(run.folder / MEASURING, dump_json(asdict(progress)))
+
+
+def report_of(run: Run, metrics: dict[str, Any] | None = None) -> RunReport:
+    """Everything measured of a run, without pictures; its title names the model, never a file.
+
+    Args:
+        metrics: a table to show in place of the one in its folder.
+
+    Raises:
+        RunError: nothing was measured.
+    """
+    metrics = metrics or evaluation(run) or run.metrics
+    if metrics is None:
+        raise RunError(f"This run has no numbers: it is {run.state.status}.")
+    events = run.events()
+    devices = [event["device"] for event in events if "device" in event]
+    audits = {kind: _json(run.folder / f"audit-{kind}.json") for kind in TITLES}
+    protocols = [_json(path) for path in sorted(run.folder.glob("protocol/*/results.json"))]
+    return run_report(
+        f"Unlearning of {run.request.model}",
+        run.request.to_dict(),
+        metrics,
+        [(e["step"], e["retain"], e["forget"]) for e in events if e["kind"] == "step"],
+        devices[-1] if devices else "",
+        embedding_map=embedding_map(run),
+        audits={kind: found for kind, found in audits.items() if found},
+        protocols=[found for found in protocols if found],
+    )
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,164 @@
+"""Checkpoints that visitors opened: files they sent, and paths where those may be given.
+
+checkpoints/OWNER/ID/
+    opened.json                 what it is; absent until it could be opened
+    mae_visualize_vit_base.pth  what was sent, if anything was
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from l2l_core.config import ConfigError, dump_json
+from l2l_core.jobs.client import CompleterClient
+from l2l_core.jobs.store import RunStore, write_atomically
+
+OPENED = "opened:"
+"""Begins the name of a model that is a checkpoint somebody opened; its id follows."""
+UNUSED_SECONDS = 24 * 3600
+"""How long a checkpoint is kept that no run started from."""
+FREE_BYTES = 2 * 1024**3
+"""What an upload must leave free on the disk."""
+UPLOADS_KEPT = 2
+"""How many uploads of the largest allowed size a visitor may keep."""
+_ID = re.compile(r"[0-9a-f]{32}")
+_BESIDE = (".json", ".yaml", ".yml", ".txt")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint that could be opened."""
+
+    id: str
+    title: str
+    family: str
+    size: str
+    checkpoint: str
+    options: Mapping[str, Any]
+    uploaded: bool
+
+
+class Checkpoints:
+    """All visitors' checkpoints of one data folder; each sees only its own."""
+
+    def __init__(self, store: RunStore, completer: CompleterClient, limit: int) -> None:
+        self.store, self.completer, self.limit = store, completer, limit
+        self.folder = store.root / "checkpoints"
+
+    def place(self, owner: str, upload: str, name: str, size: int) -> Path:
+        """Where a file that somebody is about to send belongs.
+
+        Raises:
+            ConfigError: too large, too much altogether, or no such upload.
+        """
+        self.sweep()
+        if not _ID.fullmatch(owner) or not _ID.fullmatch(upload):
+            raise ConfigError("This upload cannot be told apart from others. Reload the page.")
+        own = self.folder / owner
+        if size > self.limit:
+            raise ConfigError(f"Files of up to {self.limit / 1e9:.1f} GB can be uploaded.")
+        kept = sum(path.stat().st_size for path in own.rglob("*") if path.is_file())
+        if kept + size > UPLOADS_KEPT * self.limit:
+            raise ConfigError("Your checkpoints take too much space. Remove one first.")
+        (own / upload).mkdir(parents=True, exist_ok=True, mode=0o700)
+        if shutil.disk_usage(own).free - size < FREE_BYTES:
+            raise ConfigError("There is not enough space for this file on the machine.")
+        return own / upload / (re.sub(r"[^\w.-]+", "_", name).lstrip(".")[-100:] or "checkpoint")
+
+    def open(
+        self, owner: str, family: str, options: Mapping[str, Any], path: str = "", upload: str = ""
+    ) -> Opened:
+        """Try a path or an upload; from then on it is one of the owner's models.
+
+        An upload that cannot be opened stays for another try, and is swept away unless that works.
+
+        Raises:
+            ConfigError: there is no such upload. CompleterError: it cannot be opened, and why.
+        """
+        if path:
+            place = Path(path).expanduser().absolute()
+            upload = sha256(f"{place}".encode()).hexdigest()[:32]  # opened again, it is the same
+        own = self.folder / owner / upload
+        place = place if path else _main_file(own)
+        found = self.completer.try_checkpoint(str(place), family, options)
+        side = found.image_size
+        opened = Opened(
+            id=own.name,
+            title=place.name,
+            family=found.family,
+            size=f"{found.parameters / 1e6:.1f} M parameters, {side}×{side}",
+            checkpoint=str(place),
+            options=dict(options),
+            uploaded=not path,
+        )
+        own.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(own / "opened.json", dump_json(asdict(opened)))
+        return opened
+
+    def all(self, owner: str) -> list[Opened]:
+        """What the owner has opened, oldest first."""
+        found = sorted(
+            (self.folder / owner).glob("*/opened.json"), key=lambda path: path.stat().st_mtime
+        )
+        return [Opened(**json.loads(path.read_bytes())) for path in found] if owner else []
+
+    def get(self, owner: str, checkpoint: str) -> Opened:
+        """One of the owner's.
+
+        Raises:
+            ConfigError: there is none by this id.
+        """
+        for opened in self.all(owner):
+            if opened.id == checkpoint:
+                return opened
+        raise ConfigError("This checkpoint is not here any more. Open it again.")
+
+    def remove(self, owner: str, checkpoint: str) -> str:
+        """Erase what was sent, or forget the path; returns a sentence on it.
+
+        Raises:
+            ConfigError: there is none by this id, or a run needs it.
+        """
+        opened = self.get(owner, checkpoint)
+        if opened.uploaded and opened.checkpoint in self._used():
+            raise ConfigError("A run started from this checkpoint. Erase the run first.")
+        shutil.rmtree(self.folder / owner / opened.id)
+        return "Erased the uploaded file." if opened.uploaded else "Forgot the path, not the file."
+
+    def sweep(self) -> None:
+        """Remove uploads that no run started from, and that nobody touched for a day."""
+        used = self._used()
+        for upload in self.folder.glob("*/*"):
+            files = [path for path in upload.iterdir() if path.name != "opened.json"]
+            idle = time.time() - upload.stat().st_mtime > UNUSED_SECONDS
+            if files and idle and not any(str(path) in used for path in files):
+                shutil.rmtree(upload, ignore_errors=True)
+
+    def _used(self) -> Collection[str]:
+        used = set()
+        for run in self.store.runs():
+            with suppress(ValueError, OSError):  # erased or damaged meanwhile
+                used.add(run.request.checkpoint or "")
+        return used
+
+
+def _main_file(folder: Path) -> Path:
+    """The model among what was sent: the largest file; what lies beside it is its company.
+
+    Raises:
+        ConfigError: nothing was sent, or only descriptions.
+    """
+    files = folder.iterdir() if folder.is_dir() else ()
+    weights = [path for path in files if path.suffix not in (*_BESIDE, ".part")]
+    if not weights:
+        raise ConfigError("Choose a file of weights, or give its path.")
+    return max(weights, key=lambda path: path.stat().st_size)

@@ -1,0 +1,90 @@
+"""The Evaluate tab: every metric of a run, the map of its images, and all runs on one plot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ui import html, html_evaluate, text
+from ui.run_choice import run_choice
+from ui.services import Studio, UserError
+from ui.visitor import owner
+
+QUIET: dict[str, Any] = {"show_progress": "hidden"}
+
+
+@dataclass(frozen=True)
+class EvaluateTab:
+    """What the page wires to other tabs."""
+
+    run: gr.Dropdown
+    choices: Callable[..., gr.Dropdown]
+    """(wanted run id, request) -> the dropdown with one's runs; its change shows the run."""
+    show_tried: dict[str, Any]
+    """Arguments for an event that draws the plot of all runs anew."""
+
+
+def build_evaluate(studio: Studio) -> EvaluateTab:
+    """Build the tab."""
+    timer = gr.Timer(1.0, active=False)
+    with gr.Row(equal_height=False, elem_classes="l2l-columns"):
+        with gr.Column(scale=3, min_width=270, elem_classes="l2l-card"):
+            run = gr.Dropdown([], label="Run", elem_id="evaluate-run")
+            measure = gr.Button(text.MEASURE, variant="primary", elem_id="measure")
+            gr.HTML(text.MEASURE_HINT, elem_classes="l2l-fine")
+            links = gr.HTML(elem_id="reports")
+        with gr.Column(scale=9, min_width=320):
+            progress = gr.HTML(elem_id="measuring")
+            table = gr.HTML(html_evaluate.nothing(), elem_id="measured")
+            embedding_map = gr.HTML(elem_id="map")
+            plot = gr.HTML(elem_id="tried")
+
+    def choices(wanted: str | None, request: gr.Request) -> gr.Dropdown:
+        return run_choice(studio.comparable(owner(request)), wanted)
+
+    def show(run_id: str | None, request: gr.Request) -> list[Any]:
+        """Everything there is of a run."""
+        try:
+            found = studio.evaluation(run_id or "", owner(request))
+        except UserError:
+            return [gr.Button(interactive=False), "", html_evaluate.nothing(), "", "", gr.skip()]
+        label = text.MEASURE if found.metrics is None else text.MEASURE_AGAIN
+        return [
+            gr.Button(label, interactive=not found.busy),
+            html_evaluate.measuring(found.measuring),
+            html_evaluate.measured(found),
+            html_evaluate.embedding_map(found),
+            html_evaluate.links(found),
+            gr.Timer(active=found.busy),
+        ]
+
+    def watch(run_id: str | None, request: gr.Request) -> list[Any]:
+        """Only how far it is, until it is done."""
+        try:
+            now = studio.measuring(run_id or "", owner(request))
+        except UserError:
+            now = None
+        if now is None or now.failed:
+            return [*show(run_id, request)[:-1], gr.Timer(active=False)]
+        return [gr.skip(), html_evaluate.measuring(now), *[gr.skip()] * 4]
+
+    def start(run_id: str | None, request: gr.Request) -> list[Any]:
+        try:
+            studio.measure(run_id or "", owner(request))
+        except UserError as error:
+            told = html.note(str(error), "problem")
+            return [gr.skip(), told, *[gr.skip()] * 4]
+        return show(run_id, request)
+
+    def show_tried(request: gr.Request) -> str:
+        return html_evaluate.tried(studio.tried(owner(request)))
+
+    outputs = [measure, progress, table, embedding_map, links, timer]
+    shown: dict[str, Any] = {"inputs": run, "outputs": outputs, **QUIET}
+    run.change(show, **shown)
+    timer.tick(watch, queue=False, **shown)
+    measure.click(start, trigger_mode="once", **shown)
+    return EvaluateTab(run, choices, {"fn": show_tried, "outputs": plot, **QUIET})

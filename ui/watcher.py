@@ -1,0 +1,94 @@
+"""The run as it goes: its state, previews and losses, beside the form that started it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ui import html, text
+from ui.catalogue import thumbnails
+from ui.services import Studio, UserError
+from ui.visitor import owner
+
+SHOWN_THUMBNAILS = 14
+QUIET: dict[str, Any] = {"show_progress": "hidden"}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the page shows already, so that only changes are sent."""
+
+    run_id: str = ""
+    stamp: tuple[Any, ...] = ()
+    preview: int | None = None
+    ticking: bool = False
+
+
+def build_watcher(
+    studio: Studio, run: gr.State
+) -> tuple[dict[str, Any], gr.Button, gr.Button, gr.Button]:
+    """The run as it goes: arguments of the event that shows it, and its buttons."""
+    seen = gr.State(Seen())
+    timer = gr.Timer(1.0, active=False)
+    nothing_yet = html.empty(thumbnails((text.EXAMPLE_GROUP,), SHOWN_THUMBNAILS))
+    status = gr.HTML(nothing_yet, elem_id="status")
+    with gr.Row(elem_classes="l2l-actions"):
+        to_compare = gr.Button(
+            "Compare before and after", variant="primary", visible=False, elem_id="to-compare"
+        )
+        links = gr.HTML(visible=False, elem_id="links")
+        stop = gr.Button("Cancel", size="sm", visible=False, elem_id="stop")
+        go_on = gr.Button("Go on", size="sm", visible=False, elem_id="go-on")
+    preview = gr.HTML(elem_id="preview")
+    plot = gr.HTML(elem_id="curves")
+
+    def show(run_id: str, before: Seen, request: gr.Request) -> list[Any]:
+        nothing = [
+            Seen(),
+            nothing_yet,
+            *[gr.update(visible=False)] * 4,
+            "",
+            "",
+            gr.Timer(active=False),
+        ]
+        if not run_id:
+            return nothing
+        visitor = owner(request)
+        try:
+            view = studio.view(run_id, visitor)
+        except UserError:
+            return nothing
+        stamp = (view.status, view.headline, view.step, view.facts)
+        fresh = before.run_id != run_id
+        if not fresh and (before.stamp, before.preview) == (stamp, view.preview_step):
+            return [gr.skip()] * 9
+        pictures: Any = gr.skip()
+        if view.preview_step is None:
+            pictures = ""
+        elif fresh or before.preview != view.preview_step:
+            strips = studio.previews(run_id, visitor, view.preview_step)
+            pictures = html.previews(strips, view.preview_step)
+        turned = fresh or before.ticking != view.active
+        return [
+            Seen(run_id, stamp, view.preview_step, view.active),
+            html.status(view),
+            gr.Button(visible=view.has_weights),
+            gr.HTML(html.downloads(view), visible=view.has_weights),
+            gr.Button(visible=view.active, interactive=not view.stopping),
+            gr.Button(visible=view.can_go_on),
+            pictures,
+            html.losses(view),
+            gr.Timer(active=view.active) if turned else gr.skip(),
+        ]
+
+    watch: dict[str, Any] = {
+        "fn": show,
+        "inputs": [run, seen],
+        "outputs": [seen, status, to_compare, links, stop, go_on, preview, plot, timer],
+        "queue": False,
+        **QUIET,
+    }
+    timer.tick(**watch)
+    return watch, to_compare, stop, go_on

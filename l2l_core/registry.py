@@ -245,9 +245,11 @@ MODELS: dict[str, ModelSpec] = {
 """Name to spec: models with a name of their own."""
 
 
-def gold_standard(model: str, forget: Sequence[str]) -> Path | None:
-    """Shipped weights of a model that never saw exactly this forget set, if there are any."""
-    if model not in MODELS or len(forget) != 1:
+def gold_standard(model: str, forget: Sequence[str], checkpoint: str | None) -> Path | None:
+    """Shipped weights of a built-in model that never saw exactly this forget set, if there are any;
+    a checkpoint of one's own has none.
+    """
+    if checkpoint or model not in MODELS or len(forget) != 1:
         return None
     return _shipped(MODELS[model].gold.get(forget[0]))
 

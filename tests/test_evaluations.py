@@ -245,7 +245,9 @@ def test_a_model_that_never_saw_it_is_a_column_only_where_there_is_one(
     shutil.copy(tiny_checkpoint, folder / "gold")
     _, pictures = Completer(studio.store, "cpu").compare(request)
     assert len(pictures) == 5 * len(head["rows"])
-    assert gold_standard("mae-fluent", ("builtin:flags", "inputs:forget")) is None
+    assert gold_standard("mae-fluent", ("builtin:flags",), None) == folder / "gold"
+    assert gold_standard("mae-fluent", ("builtin:flags",), "own.pth") is None
+    assert gold_standard("mae-fluent", ("builtin:flags", "inputs:forget"), None) is None
     row = CompareRow("forget", "A", 0.9, 0.5, b"t", b"h", b"o", b"u", b"g")
     assert 'data-picture="gold"' in html_compare.comparison([row])
     assert "Never saw it" not in html_compare.comparison([replace(row, gold=None)])

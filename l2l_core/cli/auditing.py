@@ -71,7 +71,7 @@ def audit(
     kind: Annotated[Kind, typer.Option(help="Which audit.")],
     gold: Annotated[
         Path | None,
-        typer.Option(help="Weights of a model that never saw the forget images, to compare with."),
+        typer.Option(help="Weights of a model that never saw the forget images; see `evaluate`."),
     ] = None,
     images: Annotated[int, typer.Option(help="Relearning: forget images of the attacker.")] = 8,
     steps: Annotated[int, typer.Option(help="Relearning: steps of fine-tuning.")] = 50,
@@ -101,7 +101,7 @@ def audit(
     sets = full_sets(request, before.image_size, found.folder, limit)
     if kind is Kind.RELEARNING:
         with AuditProgress() as progress:
-            progress.expect(["unlearned", *(["gold"] if gold else [])], steps)
+            progress.expect(["unlearned", *(["gold"] if reference else [])], steps)
             result = relearning_audit(
                 request, before, after, sets, reference, attack, progress.show
             )

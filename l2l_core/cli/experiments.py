@@ -24,6 +24,7 @@ from l2l_core.cli.shared import (
 )
 from l2l_core.config import METHODS, PAPER_METHODS, ConfigError, UnlearnRequest, load_mapping
 from l2l_core.jobs.store import data_root
+from l2l_core.registry import gold_standard
 
 LISTS = {"alpha": float, "retain_fraction": float, "noise": str, "method": str}
 """Settings of which a sweep takes several values from a flag."""
@@ -53,6 +54,7 @@ def compare(
     request = UnlearnRequest.from_dict(settings)
     how = {"mask": mask, "extractor": extractor, "perceptual": perceptual, "limit": limit}
     chosen = tuple(listed(methods)) or PAPER_METHODS
+    gold = gold or gold_standard(request.model, request.forget, request.checkpoint)
     comparison = Comparison(request, chosen, tuple(proxy or ()), gold, **given(how))
     folder = _folder(out, "comparisons", digest(request.to_dict()))
     stopped = stopped_by_signals()
@@ -127,7 +129,11 @@ compare.__signature__ = request_signature(  # type: ignore[attr-defined]
             "Image sets in place of the retain sets, for a further run of ours. Can be given "
             "several times.",
         ),
-        "gold": (Path, "Weights of a model that never saw the forget images."),
+        "gold": (
+            Path,
+            "Weights of a model that never saw the forget images. [default: the shipped one, if "
+            "any]",
+        ),
     }
     | INSTRUMENTS
 )

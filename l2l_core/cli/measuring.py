@@ -74,7 +74,10 @@ def evaluate(
 _SHARED = ("extractor", "device")
 _OF_RUN = {
     **{name: flag for name, flag in INSTRUMENTS.items() if name not in _SHARED},
-    "gold": (Path, "Weights of a model that never saw the forget images."),
+    "gold": (
+        Path,
+        "Weights of a model that never saw the forget images. [default: the shipped one, if any]",
+    ),
 }
 _OF_PROTOCOL = {
     name: flag for name, flag in flags_of(ProtocolRequest).items() if name not in _SHARED

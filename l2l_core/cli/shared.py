@@ -19,7 +19,7 @@ from rich.table import Table
 
 from l2l_core.config import PRESETS, ConfigError, UnlearnRequest, field_docs, preset_settings
 from l2l_core.jobs.store import Run, RunError, RunStore
-from l2l_core.registry import defaults_of
+from l2l_core.registry import defaults_of, gold_standard
 
 if TYPE_CHECKING:
     from l2l_core.models.base import ImageToImageModel
@@ -157,7 +157,8 @@ def measurable(name: str) -> Run:
 def open_models(
     run: Run, device: str, gold: Path | None = None
 ) -> tuple[ImageToImageModel, ImageToImageModel, ImageToImageModel | None]:
-    """A run's model before and after, and one that never saw the forget images, if there is one.
+    """A run's model before and after, and one that never saw the forget images: the one named, or
+    the shipped one, if there is one.
 
     Raises:
         ValueError: a model or the device cannot be had.
@@ -166,6 +167,7 @@ def open_models(
     from l2l_core.runtime import choose_device
 
     request, place = run.request, str(choose_device(device))
+    gold = gold or gold_standard(request.model, request.forget, request.checkpoint)
     return (
         load_model(request.model, request.checkpoint, device=place, **request.model_options),
         load_model(request.model, run.weights, device=place),

@@ -129,7 +129,7 @@ class Completer:
             (run.id, stamp), lambda: load_model(request.model, run.weights, device=device)
         )
         models = {"original": original, "unlearned": unlearned}
-        if gold := None if request.checkpoint else gold_standard(request.model, request.forget):
+        if gold := gold_standard(request.model, request.forget, request.checkpoint):
             models["gold"] = self.originals.get(
                 (request.model, str(gold), ()),
                 lambda: load_model(request.model, gold, device=device),

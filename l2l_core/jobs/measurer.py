@@ -102,7 +102,7 @@ def measure_run(run: Run, device: torch.device) -> None:
         request.model, request.checkpoint, device=str(device), **request.model_options
     )
     after = load_model(request.model, run.weights, device=str(device))
-    gold = None if request.checkpoint else gold_standard(request.model, request.forget)
+    gold = gold_standard(request.model, request.forget, request.checkpoint)
     reference = load_model(request.model, gold, device=str(device)) if gold else None
     one_pass = FAMILIES[before.family].completion_steps is None
     limit = LIMIT if one_pass else STEPWISE_LIMIT

@@ -224,7 +224,7 @@ MODELS: dict[str, ModelSpec] = {
             source="shipped with the studio; recipes/train_mae.py",
             builtin="mae-fluent.safetensors",
             gold={"builtin:flags": "mae-fluent-without-flags.safetensors"},
-            defaults={"alpha": 0.25, "learning_rate": 1e-3, "steps": 320, "batch_size": 16},
+            defaults={"alpha": 0.2, "learning_rate": 1e-3, "steps": 200, "batch_size": 16},
         ),
         _published_mae("base", "112"),
         _published_mae("large", "330"),

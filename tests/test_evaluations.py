@@ -18,7 +18,7 @@ from l2l_core.jobs.measurer import Measurer
 from l2l_core.jobs.results import Measuring
 from l2l_core.jobs.runner import execute
 from l2l_core.jobs.store import RunError
-from l2l_core.registry import MODELS, assets_folder, gold_standard
+from l2l_core.registry import MODELS, assets_folder, defaults_of, gold_standard
 from ui import html, html_compare, html_evaluate
 from ui.checkpoints import OPENED
 from ui.evaluations import tried
@@ -157,7 +157,7 @@ def test_the_plot_holds_all_finished_runs_and_marks_the_unbeaten(studio):
     found = studio.tried(ME)
     assert sorted((one.how.split(", ")[2], one.front) for one in found) == [
         ("α 0.1", False),
-        ("α 0.5", True),
+        (f"α {defaults_of('mae-fluent')['alpha']}", True),
     ]
     assert max(one.point[1] for one in found) == pytest.approx(0.4)
     shown = html_evaluate.tried(found)
@@ -184,10 +184,10 @@ def test_the_export_leaves_the_maps_pictures_out(studio, measurer, finished, tmp
 def test_only_what_differs_between_two_runs(studio):
     first = group_run(studio, numbers=metrics(0.01, 0.4))
     second = group_run(studio, numbers=metrics(0.05, 0.3), alpha=0.1, steps="7")
-    found = studio.differences(first.id, second.id, ME)
+    found, usual = studio.differences(first.id, second.id, ME), defaults_of("mae-fluent")
     assert {one.name: (one.first, one.second) for one in found.settings} == {
-        "α": ("0.5", "0.1"),
-        "Steps": ("320", "7"),
+        "α": (str(usual["alpha"]), "0.1"),
+        "Steps": (str(usual["steps"]), "7"),
     }
     assert [(one.name, one.first) for one in found.numbers] == [
         ("Forget", "0.900 → 0.500 (n = 9)"),

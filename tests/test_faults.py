@@ -127,5 +127,5 @@ def test_the_log_says_where_but_not_whose_file(request_settings, monkeypatch, ca
     monkeypatch.setattr("l2l_core.unlearning.trainer.Trainer.draw", explode)
     run = new_run(request_settings)
     assert execute(run) == "failed"
-    assert "RuntimeError" in caplog.text and "trainer.py" in caplog.text
+    assert "RuntimeError" in caplog.text and "in train_step" in caplog.text
     assert name not in caplog.text + run.state.message

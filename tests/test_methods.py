@@ -82,7 +82,7 @@ def hand_worked(name, alpha=0.5):
     seeds = [(0, 1), (0, 2)]
     samples = Samples(flat(1.0, 2.0), flat(0.5, 0.5), flat(0.25, 0.25), view, seeds)
     with torch.no_grad():
-        method.fit(samples)
+        method.fit(lambda: samples)
         inputs, target = method.lesson(samples)
         output = student(inputs, view, method.trains_decoder)
         distance = method.distance(output, target, samples)

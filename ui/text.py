@@ -2,8 +2,8 @@
 
 NAME = "L2L Unlearning Studio"
 PURPOSE = (
-    "Choose images, and an image-to-image model unlearns them: it can no longer complete them, "
-    "and completes everything else as before."
+    "Choose images, and an image-to-image model unlearns them: it completes them much like noise, "
+    "and everything else nearly as before."
 )
 DEMO = "Demo weights: a small model trained on emoji"
 STATES = {
@@ -55,7 +55,10 @@ SETTINGS = {  # label, and what it means where the setting's own words do not fi
     "steps": ("Steps", "Empty: the preset's."),
     "learning_rate": ("Learning rate", ""),
     "batch_size": ("Batch", ""),
-    "method": ("Method", "Ours, or one of the paper's baselines."),
+    "method": (
+        "Method",
+        "Ours, a baseline of the paper, or ignorance: a plausible answer.",
+    ),
     "micro_batch_size": ("Micro-batch", "What the device computes at once; 0 for the whole batch."),
     "gradient_checkpointing": ("Save memory", "Compute the encoder twice; the result is the same."),
     "retain_fraction": ("Share of retain images", ""),

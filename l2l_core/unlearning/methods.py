@@ -8,7 +8,7 @@ model before unlearning (E0, D0), `forget` comes in with `retain` in balanced nu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -68,8 +68,8 @@ class Method(ABC):
         """What of a model this method may change, by name."""
         return model.whole_parameters() if self.trains_decoder else model.encoder_parameters()
 
-    def fit(self, samples: Samples) -> None:  # noqa: B027 - most have nothing to learn from them
-        """See some samples before the first step, e.g. to estimate statistics."""
+    def fit(self, draw: Callable[[], Samples]) -> None:  # noqa: B027 - most need no samples
+        """Estimate statistics before the first step, from samples that `draw` gives."""
 
     def noise(self, noise: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
         """A step's noise (f, ...) for forget samples, from noise images as `prepare` gives them and
@@ -127,8 +127,9 @@ class RandomEncoder(Method):
     moments: list[tuple[Tensor, Tensor]]
     """Mean and deviation of each tensor of the original's representation."""
 
-    def fit(self, samples: Samples) -> None:
-        """Take the moments from these samples' representation."""
+    def fit(self, draw: Callable[[], Samples]) -> None:
+        """Take the moments from the samples' representation."""
+        samples = draw()
         inputs = self.original.encoder_input(samples.images, samples.view)
         found = self.original.encode(inputs, samples.view)
         self.moments = [(level.mean(), level.std()) for level in found]

@@ -35,7 +35,7 @@ from l2l_core.unlearning.objective import unlearning_loss
 from l2l_core.unlearning.tokens import PreparedInputs
 
 FITTED = 8
-"""Samples of each kind that a method sees before the first step."""
+"""Samples of each kind that a method may see before the first step."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -116,7 +116,8 @@ class Trainer:
             self.student, self.optimizer
         )
         self.step = 0
-        self._fit_method()
+        with torch.no_grad():
+            self.method.fit(self._first_samples)
 
     @classmethod
     def from_request(cls, request: UnlearnRequest, base: Path | None = None) -> Trainer:
@@ -237,10 +238,9 @@ class Trainer:
                     f"{name} changed although {self.method.title} does not train it."
                 )
 
-    @torch.no_grad()
-    def _fit_method(self) -> None:
+    def _first_samples(self) -> Samples:
         batch = self.batch(0)
-        self.method.fit(self._part(batch, torch.arange(min(FITTED, len(batch.retain)))))
+        return self._part(batch, torch.arange(min(FITTED, len(batch.retain))))
 
     def _part(self, batch: Samples, part: Tensor) -> Samples:
         """The retain and forget samples at these positions of a batch, on the device."""

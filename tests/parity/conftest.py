@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -71,3 +72,19 @@ def references(family: str) -> list[Reference]:
         if index.get("fixture") == family:
             found.append(Reference(path.parent, index))
     return found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes a `reference` runs on all of its module's REFERENCES."""
+    if "reference" in metafunc.fixturenames:
+        found = metafunc.module.REFERENCES
+        metafunc.parametrize("reference", found, ids=lambda reference: reference.folder.name)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The numbers were recorded with one thread; sums of several differ in their last digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -16,19 +16,6 @@ from .conftest import references
 REFERENCES = references("mae")
 
 
-@pytest.fixture(params=REFERENCES, ids=lambda r: r.folder.name)
-def reference(request):
-    return request.param
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def open_reference(reference) -> MaskedAutoencoder:
     config = reference.index["config"]
     return load_model(

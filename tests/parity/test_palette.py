@@ -15,19 +15,6 @@ from .conftest import references
 REFERENCES = references("palette")
 
 
-@pytest.fixture(params=REFERENCES, ids=lambda r: r.folder.name)
-def reference(request):
-    return request.param
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def open_reference(reference, **options) -> Palette:
     unet, schedules = reference.index["config"]["unet"], reference.index["config"]["beta_schedule"]
     return open_palette(
@@ -284,7 +271,7 @@ def test_baselines(reference, name):
     if name == "random_encoder":
         everyone = torch.arange(len(images))
         with torch.no_grad():
-            method.fit(samples(retain[:0], everyone))
+            method.fit(lambda: samples(retain[:0], everyone))
             features = method.original.encode(method.original.encoder_input(images, view), view)
         drawn = drawn_features(reference["baselines/random_encoder/normal_base"], features)
         method.draw = lambda like, seeds: [level[[place for (place,) in seeds]] for level in drawn]

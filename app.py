@@ -36,7 +36,10 @@ def main() -> None:
             probe.bind((options.host, options.port))
         except OSError as error:
             reason = error.strerror or "not possible"
-            sys.exit(f"Cannot listen on {options.host}:{options.port} ({reason}). Try PORT=7861.")
+            sys.exit(
+                f"Cannot listen on {options.host}:{options.port} ({reason}). Choose another port: "
+                "make run PORT=7861, or python app.py --port 7861."
+            )
 
     from l2l_core.jobs.store import data_root
     from ui.processes import Children

@@ -21,7 +21,7 @@ from torch import Tensor
 from l2l_core.builtin import BuiltinImage, builtin_index, groups, open_builtin
 from l2l_core.class_folders import KIND as CLASSES
 from l2l_core.class_folders import find_images
-from l2l_core.images import SUFFIXES, ImageError, read_image, to_tensor
+from l2l_core.images import SUFFIXES, ImageError, fit_square, read_image, to_bytes
 from l2l_core.runtime import seeded
 from l2l_core.stored_images import DatasetError, StoredPixels
 
@@ -91,7 +91,7 @@ def load_image_set(
         else:
             for path in _files(spec, base):
                 try:
-                    pictures.append(read_image(path).image)
+                    pictures.append(fit_square(read_image(path).image, size))
                 except ImageError:
                     skipped += 1
     if not chosen and not pictures:
@@ -99,7 +99,7 @@ def load_image_set(
         raise DatasetError(f"No readable image in {', '.join(_shown(s) for s in specs)}{part}.")
     pixels = [_builtin_pixels(size)[[_position(i) for i in chosen]]] if chosen else []
     if pictures:
-        pixels.append(_to_bytes(to_tensor(pictures, size)))
+        pixels.append(to_bytes(pictures, size))
     return ImageSet(torch.cat(pixels), (*chosen.values(), *[None] * len(pictures)), skipped)
 
 
@@ -191,8 +191,13 @@ def _permutation(length: int, seed: int, number: int) -> list[int]:
 
 
 def has_split(spec: str) -> bool:
-    """Whether a set has a test side, which training never sees."""
-    return _kind(spec) in ("builtin", CLASSES)
+    """Whether a set has a test side, which training never sees; small built-in parts have none.
+
+    Raises:
+        DatasetError: no such built-in part.
+    """
+    kind = _kind(spec)
+    return kind == CLASSES or (kind == "builtin" and bool(_builtin(spec, "test")))
 
 
 def _stored(specs: Sequence[str], size: int, split: str) -> ImageSet:
@@ -246,7 +251,7 @@ def _shown(spec: str) -> str:
 
 @lru_cache(maxsize=1)
 def _builtin_pixels(size: int) -> Tensor:
-    return _to_bytes(to_tensor([open_builtin(image.id) for image in builtin_index()], size))
+    return to_bytes([open_builtin(image.id) for image in builtin_index()], size)
 
 
 @lru_cache(maxsize=1)
@@ -256,7 +261,3 @@ def _positions() -> dict[str, int]:
 
 def _position(image_id: str) -> int:
     return _positions()[image_id]
-
-
-def _to_bytes(images: Tensor) -> Tensor:
-    return (images * 255).round().to(torch.uint8)

@@ -1,7 +1,7 @@
 """The one door for untrusted images, and the way from pictures to tensors and back.
 
 What comes out of `read_image` is plain 8-bit RGB with nothing else attached: no metadata, no hidden
-colours under transparency, no further frames. PyTorch is imported only inside the two tensor
+colours under transparency, no further frames. PyTorch is imported only inside the tensor
 functions, because the web process checks uploads and must not load it.
 """
 
@@ -80,14 +80,19 @@ def fit_square(image: Image.Image, size: int) -> Image.Image:
     return ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
 
 
-def to_tensor(images: Sequence[Image.Image], size: int) -> Tensor:
-    """Pictures as floats (B, 3, size, size) in [0, 1], the middle square of each."""
+def to_bytes(images: Sequence[Image.Image], size: int) -> Tensor:
+    """Pictures as bytes (B, 3, size, size), the middle square of each."""
     import torch
 
     if not images:
-        return torch.empty(0, 3, size, size)
+        return torch.empty(0, 3, size, size, dtype=torch.uint8)
     pixels = np.stack([np.asarray(fit_square(image, size)) for image in images])
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def to_tensor(images: Sequence[Image.Image], size: int) -> Tensor:
+    """Pictures as floats (B, 3, size, size) in [0, 1], the middle square of each."""
+    return to_bytes(images, size).float() / 255
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:

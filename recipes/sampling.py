@@ -7,7 +7,7 @@ from torch import Tensor
 
 from l2l_core.builtin import BuiltinImage, builtin_index, open_builtin
 from l2l_core.datasets import augment
-from l2l_core.images import to_tensor
+from l2l_core.images import to_bytes
 
 SOURCE = 80
 """Side in pixels at which images are held before they are augmented."""
@@ -20,7 +20,7 @@ class TrainingImages:
         self.images: list[BuiltinImage] = [
             i for i in builtin_index() if i.split == split and i.group != without
         ]
-        self.pixels = (to_tensor([open_builtin(i.id) for i in self.images], SOURCE) * 255).byte()
+        self.pixels = to_bytes([open_builtin(i.id) for i in self.images], SOURCE)
         self.photo = torch.tensor([i.group == "photos" for i in self.images])
         concepts: dict[str, int] = {}
         keys = [f"{i.group}/{i.concept}" for i in self.images]

@@ -82,6 +82,13 @@ def test_an_upload_belongs_to_its_sender(studio, tiny_checkpoint):
     assert "Erased" in studio.checkpoints.remove(ME, opened.id) and not place.exists()
 
 
+@pytest.mark.parametrize("upload", ["", "..", "../x", "/etc", "g" * 32, "a" * 31])
+def test_an_upload_has_an_id_and_no_path(studio, upload):
+    with pytest.raises(ConfigError, match="Choose a file of weights"):
+        studio.checkpoints.open(ME, "", {}, upload=upload)
+    assert not list(studio.store.root.rglob("opened.json"))
+
+
 @pytest.mark.parametrize("content", [b"no weights", b"this is no picture", b"\x80\x02u.", b""])
 def test_a_bad_checkpoint_says_why_and_can_be_tried_again(
     studio, tiny_checkpoint, tmp_path, content

@@ -1,5 +1,6 @@
 """The web application from outside: cookies, limits, downloads, and what it does not import."""
 
+import os
 import subprocess
 import sys
 
@@ -111,13 +112,25 @@ def test_uploads_are_for_those_who_sent_them(client):
     mine = upload(client)
     assert client.get(f"/gradio_api/file={mine}").content == b"not even a picture"
     app = client.app
+    folder, name = mine.rsplit("/", 1)
     for cookies in (None, {COOKIE: "s" * 40}):
         stranger = TestClient(app, cookies=cookies)
-        assert stranger.get(f"/gradio_api/file={mine}").status_code == 404
+        for route in ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/file/"):
+            for spelling in (mine, f"/{mine}", f"{folder}/x/%2e%2e/{name}", os.path.relpath(mine)):
+                assert stranger.get(route + spelling).status_code == 404, route + spelling
     twin = TestClient(app)
     assert upload(twin) == mine  # the same picture, sent by somebody else too
     assert twin.get(f"/gradio_api/file={mine}").status_code == 200
     assert client.get(f"/gradio_api/file={mine}").status_code == 200
+
+
+def test_cookies_of_other_programs_do_not_end_a_visit(client):
+    mine = upload(client)
+    token = client.cookies[COOKIE]
+    for others in ('prefs={"a": 1}; ', "foo=bar baz; ", "@x=1; a/b=2; "):
+        visitor = TestClient(client.app, headers={"cookie": f"{others}{COOKIE}={token}"})
+        assert visitor.get(f"/gradio_api/file={mine}").status_code == 200
+        assert "set-cookie" not in visitor.get("/").headers
 
 
 def test_a_file_made_for_one_visitor_is_not_another_ones(client, private_data):

@@ -30,6 +30,7 @@ FREE_BYTES = 2 * 1024**3
 """What an upload must leave free on the disk."""
 UPLOADS_KEPT = 2
 """How many uploads of the largest allowed size a visitor may keep."""
+NOTHING_SENT = "Choose a file of weights, or give its path."
 _ID = re.compile(r"[0-9a-f]{32}")
 _BESIDE = (".json", ".yaml", ".yml", ".txt")
 
@@ -87,6 +88,8 @@ class Checkpoints:
         if path:
             place = Path(path).expanduser().absolute()
             upload = sha256(f"{place}".encode()).hexdigest()[:32]  # opened again, it is the same
+        elif not _ID.fullmatch(upload):
+            raise ConfigError(NOTHING_SENT)
         own = self.folder / owner / upload
         place = place if path else _main_file(own)
         found = self.completer.try_checkpoint(str(place), family, options)
@@ -160,5 +163,5 @@ def _main_file(folder: Path) -> Path:
     files = folder.iterdir() if folder.is_dir() else ()
     weights = [path for path in files if path.suffix not in (*_BESIDE, ".part")]
     if not weights:
-        raise ConfigError("Choose a file of weights, or give its path.")
+        raise ConfigError(NOTHING_SENT)
     return max(weights, key=lambda path: path.stat().st_size)

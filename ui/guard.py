@@ -7,12 +7,12 @@ belongs to the visitors who sent it, and any other temporary file to the first w
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
-from http.cookies import SimpleCookie
-from pathlib import Path
 from urllib.parse import unquote
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,7 +20,8 @@ from ui.visitor import new_cookie, owner_of
 
 TOO_LARGE = "Too much at once: send fewer or smaller images."
 PUBLIC = ("/assets/", "/static/", "/theme.css")
-FILE_ROUTES = ("/gradio_api/file=", "/file=")
+FILE_ROUTES = tuple(f"{top}/file{end}" for top in ("/gradio_api", "") for end in "=/")
+"""Both spellings Gradio answers to; what follows is a path."""
 UPLOAD_ROUTES = ("/gradio_api/upload", "/upload")
 
 
@@ -39,9 +40,9 @@ class Guard:
             await self.app(scope, receive, send)
             return
         path, headers = unquote(scope["path"]), Headers(scope=scope)
-        cookies = {k: m.value for k, m in SimpleCookie(headers.get("cookie", "")).items()}
-        visitor = owner_of(cookies)
-        if path.startswith(FILE_ROUTES) and not self._may_read(path.split("=", 1)[1], visitor):
+        visitor = owner_of(cookie_parser(headers.get("cookie", "")))
+        route = next((route for route in FILE_ROUTES if path.startswith(route)), None)
+        if route and not self._may_read(path.removeprefix(route), visitor):
             await PlainTextResponse("Not found", 404)(scope, receive, send)
             return
         limit = next((self.large[top] for top in self.large if path.startswith(top)), None)
@@ -72,8 +73,8 @@ class Guard:
     def _may_read(self, file: str, visitor: str) -> bool:
         if not visitor or "://" in file:  # Gradio would fetch an address for the visitor
             return False
-        owners = self.owners.setdefault(str(Path(file)), {visitor})
-        return visitor in owners
+        place = os.path.realpath(file)  # one file, one name
+        return os.path.isfile(place) and visitor in self.owners.setdefault(place, {visitor})
 
     def _remember(self, answer: bytes, visitor: str) -> None:
         try:
@@ -81,7 +82,7 @@ class Guard:
         except ValueError:
             return
         for file in files if isinstance(files, list) else ():
-            self.owners.setdefault(str(Path(str(file))), set()).add(visitor)
+            self.owners.setdefault(os.path.realpath(str(file)), set()).add(visitor)
 
 
 class _Exchange:

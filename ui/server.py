@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import shutil
@@ -56,9 +57,16 @@ def build(
         server_paths = _only_from_here(host)
     studio = Studio(root, server_paths, checkpoint_limit)
 
+    async def sweep_hourly() -> None:
+        while True:
+            await asyncio.to_thread(studio.checkpoints.sweep)
+            await asyncio.sleep(3600)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(sweep_hourly())
         yield
+        sweeping.cancel()
         shutil.rmtree(scratch, ignore_errors=True)
 
     app = FastAPI(title="L2L Unlearning Studio", docs_url=None, redoc_url=None, lifespan=lifespan)

@@ -10,6 +10,8 @@ from PIL import Image
 from l2l_core.images import ImageError, display_name, read_image
 
 MOST_IMAGES = 500
+LONGEST_SIDE = 1024
+"""In pixels; no model reads more, and hundreds of photographs must fit in memory."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def check_uploads(paths: Sequence[str]) -> Checked:
 
 
 def read_uploads(paths: Sequence[str]) -> list[Image.Image]:
-    """All uploads as pictures.
+    """All uploads as pictures, large ones made smaller.
 
     Raises:
         ImageError: too many, or which ones cannot be used and why.
@@ -53,7 +55,9 @@ def read_uploads(paths: Sequence[str]) -> list[Image.Image]:
     images, problems = [], []
     for path in paths:
         try:
-            images.append(read_image(path).image)
+            image = read_image(path).image
+            image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+            images.append(image)
         except ImageError as error:
             problems.append(f"{display_name(path)}: {error}")
     if problems:

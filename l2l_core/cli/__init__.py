@@ -6,6 +6,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from l2l_core.cli import auditing, experiments, measuring, protocol, serving, unlearning
 from l2l_core.config import ConfigError
@@ -40,5 +41,5 @@ def main() -> None:
     try:
         app()
     except (ConfigError, RunError, ValueError, FileNotFoundError) as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {error}")
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}")
         sys.exit(2)

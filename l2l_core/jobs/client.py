@@ -46,7 +46,7 @@ class CompareRequest:
     page: int = 0
     """Which samples: page 1 shows those after page 0."""
     drawing: bytes | None = field(default=None, repr=False)
-    """A PNG, opaque or white where the hole is."""
+    """A PNG, opaque where the hole is."""
     extra: tuple[bytes, ...] = field(default=(), repr=False)
     """Further pictures to try, as PNG."""
 

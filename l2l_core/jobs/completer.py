@@ -209,7 +209,7 @@ def read_drawing(data: bytes) -> Image.Image:
         if image.width * image.height > 4_000_000:
             raise MaskError("The drawing is too large.")
         return image.convert("RGBA")
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise MaskError("The drawing cannot be read. Draw it again.") from error
 
 

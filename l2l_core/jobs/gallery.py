@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from l2l_core.config import UnlearnRequest
-from l2l_core.datasets import DatasetError, ImageSet, forgotten_ids, load_image_set
+from l2l_core.datasets import DatasetError, ImageSet, forgotten_ids, has_split, load_image_set
 from l2l_core.evaluation.evaluate import sample
 from l2l_core.evaluation.features import load_feature_net
 from l2l_core.evaluation.metrics import embed, nearest
@@ -17,6 +18,8 @@ from l2l_core.runtime import seeded
 
 MOST = 24
 """Samples of a role that one answer holds at most."""
+POOL = 256
+"""Images of each part of the forget set to choose from."""
 
 
 class Gallery:
@@ -24,13 +27,11 @@ class Gallery:
 
     def __init__(self, request: UnlearnRequest, size: int, base: Path) -> None:
         forgotten = forgotten_ids(request.forget)
-        self.forget = _interleaved(
-            [
-                _shuffled(part, request.seed)
-                for split in ("test", "train")
-                if (part := _optional(request.forget, size, split, base)) is not None
-            ]
-        )
+        grouped = tuple(spec for spec in request.forget if has_split(spec))
+        uploaded = tuple(spec for spec in request.forget if not has_split(spec))
+        parts = [(grouped, "test"), (grouped, "train"), (uploaded, request.split)]
+        found = [_optional(specs, size, split, base) for specs, split in parts if specs]
+        self.forget = _interleaved([_shuffled(part, request.seed) for part in found if part])
         kept = dict(split="train", base=base, without=forgotten)
         trained = sample(load_image_set(request.retain, size, **kept), 2048, request.seed)  # type: ignore[arg-type]
         net = load_feature_net()
@@ -73,20 +74,17 @@ def _optional(
 
 
 def _shuffled(images: ImageSet, seed: int) -> ImageSet:
+    images = sample(images, POOL, seed)
     return images.subset(torch.randperm(len(images), generator=seeded(seed, 32)).tolist())
 
 
 def _interleaved(parts: list[ImageSet]) -> ImageSet:
-    """Held-out and trained images in turn while there are both; uploads have one part only."""
-    if len(parts) == 1 or all(source is None for source in parts[0].sources):
-        return parts[0]
-    first, second = parts
-    pixels = torch.cat([first.pixels[:], second.pixels[:]])
-    sources = (*first.sources, *second.sources)
-    pairs = zip(range(len(first)), range(len(first), len(pixels)), strict=False)
-    turn = [place for pair in pairs for place in pair]
-    rest = [place for place in range(len(pixels)) if place not in set(turn)]
-    return ImageSet(pixels, sources).subset(turn + rest)
+    """Held-out images, trained ones and uploads in turn, as long as there are any."""
+    places = iter(range(sum(map(len, parts))))
+    turns = zip_longest(*[list(islice(places, len(part))) for part in parts])
+    pixels = torch.cat([part.pixels[:] for part in parts])
+    joined = ImageSet(pixels, tuple(source for part in parts for source in part.sources))
+    return joined.subset([place for turn in turns for place in turn if place is not None])
 
 
 def _label(images: ImageSet, place: int) -> str:

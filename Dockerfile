@@ -12,6 +12,7 @@ COPY app.py pyproject.toml README.md LICENSE ./
 COPY l2l_core l2l_core
 COPY ui ui
 COPY assets assets
+COPY recipes/paper recipes/paper
 RUN pip install --no-deps -e . \
     && useradd --create-home --uid 10001 studio \
     && mkdir /data && chown studio /data

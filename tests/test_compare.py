@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from l2l_core.class_folders import find_images
 from l2l_core.cli import app, experiments
 from l2l_core.config import PAPER_METHODS, ConfigError, UnlearnRequest
 from l2l_core.experiments.compare import TITLES, Comparison, compare_methods, compare_table
@@ -61,6 +62,25 @@ def test_all_rows_have_the_same_seed_and_budget(request_):
     same = {json.dumps(r.to_dict() | {"method": "", "retain": ""}) for r in requests.values()}
     assert len(same) == 1
     assert {r.retain for n, r in requests.items() if n != "ours_proxy"} == {request_.retain}
+
+
+def test_a_proxy_is_images_of_another_kind(request_, tmp_path):
+    flags = UnlearnRequest(forget=("builtin:flags",))
+    proxies = Comparison(flags, ("ours",)).requests()["ours_proxy"].retain
+    assert proxies == ("builtin:photos",)  # of the groups with 234 training images the smallest
+    assert "ours_proxy" not in Comparison(flags, ("max_loss",)).requests()
+    assert "ours_proxy" not in Comparison(request_, PAIR).requests()
+    assert "own images" in Comparison(request_, PAIR).describe_proxy()["no_proxy"]
+    for number in range(5):
+        (tmp_path / "train" / f"c{number}").mkdir(parents=True)
+        (tmp_path / "train" / f"c{number}" / "x.png").touch()
+    taken = {
+        name: (f"classes:{tmp_path}?take={part}",)
+        for name, part in (("forget", "1-2"), ("retain", "3-4"))
+    }
+    proxies = Comparison(UnlearnRequest(**taken), ("ours",)).requests()["ours_proxy"].retain
+    assert proxies == (f"classes:{tmp_path}?except=1-4",)
+    assert {image.label for image in find_images(proxies[0], "train")} == {"c4"}
 
 
 @pytest.mark.slow
@@ -153,16 +173,19 @@ def test_a_method_that_fails_says_why(request_, tmp_path, monkeypatch):
 
 def test_what_held_out_images_are_too_few_for_is_shown_of_those_trained_on():
     few, many = {"fid": {"missing": "3 are too few"}}, {"fid": {"value": 12.345}}
-    both = {"cosine": {"value": 0.5}, "kid": {"value": 0.25, "spread": 0.125}}
+    both = {"cosine": {"value": 0.5}, "kid_apart": {"value": 0.25, "spread": 0.125}}
     sets = {"retain": many | both, "forget": few | both, "seen": many | both}
     rows = {"original": {"title": "Original", "sets": {n: {"n": 3} | s for n, s in sets.items()}}}
-    table = compare_table({"rows": rows, "front": [], "mask": "m", "seed": 0, "extractor": "net"})
+    told = {"mask": "m", "seed": 0, "extractor": "net", "no_proxy": "none was found"}
+    table = compare_table({"rows": rows, "front": [], **told})
+    assert [*table.columns[0].cells] == ["Original", "Ours with proxy"]
+    assert "Ours with proxy: none was found" in table.caption
     heads = [str(column.header).split("\n") for column in table.columns[1:-1]]
     assert heads == [
         ["Retain, n 3", "FID ↓"],
-        ["Retain, n 3", "KID ↓"],
+        ["Retain, n 3", "KID, own pairs left out ↓"],
         ["Retain, n 3", "cosine ↑"],
-        ["Forget, n 3", "KID ↓"],
+        ["Forget, n 3", "KID, own pairs left out ↓"],
         ["Forget, n 3", "cosine ↑"],
         ["Forget (trained on), n 3", "FID ↓"],
     ]

@@ -1,6 +1,7 @@
 """Scores against values known by hand and against torch-fidelity."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -36,6 +37,7 @@ from l2l_core.evaluation.metrics import (
     ssim_in_hole,
 )
 from l2l_core.evaluation.perceptual import open_perceptual
+from l2l_core.evaluation.report import headings, table_rows
 from l2l_core.masks import parse_mask
 from l2l_core.runtime import seeded
 
@@ -180,19 +182,33 @@ def test_the_full_table_is_reproducible_and_knows_its_limits(small):
     assert twice[0] == twice[1]
     assert twice[0]["extractor"] == "two means"
     forget = twice[0]["sets"]["forget"]
-    assert {"fid", "kid", "is", "cosine", "perceptual", "psnr", "ssim", "representation"} <= set(
-        forget
-    )
-    for metric in ("fid", "kid", "is", "psnr"):
+    assert {
+        "fid",
+        "kid_apart",
+        "is",
+        "cosine",
+        "perceptual",
+        "psnr",
+        "ssim",
+        "representation",
+    } <= set(forget)
+    for metric in ("fid", "kid_apart", "is", "psnr"):
         row = forget[metric]
         assert row["change"] == pytest.approx(row["after"] - row["before"], abs=1e-5)
         assert row["interval"][0] <= row["change"] <= row["interval"][1]
     assert forget["reference"]["before"] == pytest.approx(1)
+    for metric in ("fid", "kid_apart", "is", "cosine", "psnr"):  # the original, measured again
+        assert forget[metric]["never_saw"] == pytest.approx(forget[metric]["before"], abs=1e-6)
+    rows = table_rows(twice[0])
+    assert headings(twice[0])[-1] == "Never saw" and {len(row.cells) for row in rows} == {5}
     quick = evaluate(request, before, after, sets)["sets"]["forget"]
-    assert forget["psnr"] == quick["psnr"]
-    wider = Instruments.open()
+    assert forget["psnr"].items() > quick["psnr"].items()
+    wider = Instruments.open(embedding="builtin")
     missing = evaluate_full(request, before, after, sets, instruments=wider, draws=4)
     assert missing["sets"]["forget"]["fid"] == {"missing": "6 images are too few: 128 are needed"}
+    assert missing["embedding"] == missing["extractor"] and "Never saw" not in headings(missing)
+    assert missing["sets"]["forget"]["embedding"] == missing["sets"]["forget"]["cosine"]
+    assert not any(found["held_out"] for found in missing["sets"].values())  # folders have no split
     for value in ("before", "after", "change", "noise"):
         expected = quick["cosine"][value]
         found = missing["sets"]["forget"]["cosine"][value]
@@ -217,10 +233,42 @@ def test_perfect_completions_have_perfect_rows():
     rows = compare(Extracted(true, logits), perfect, poor, seed=0, draws=20)
     assert rows["fid"]["before"] == pytest.approx(0, abs=1e-9)
     assert rows["fid"]["after"] == pytest.approx(8 * 4, rel=1e-5)
-    assert abs(rows["kid"]["before"]) < 3 * rows["kid"]["spread"][0] + 1e-9
-    assert rows["kid"]["after"] > 1 and rows["kid"]["interval"][0] > 0
+    assert abs(rows["kid_apart"]["before"]) < 3 * rows["kid_apart"]["spread"][0] + 1e-9
+    assert rows["kid_apart"]["after"] > 1 and rows["kid_apart"]["interval"][0] > 0
     assert rows["is"]["after"] == pytest.approx(1) and rows["is"]["before"] > 1
     assert rows["cosine"]["change"] == -1
+
+
+def test_published_kid_counts_an_images_own_completion():
+    """As the protocol's table gives it: torch-fidelity's, without `kid_apart`."""
+    true, made = features(40, 8, 0), features(40, 8, 0) + 0.1 * features(40, 8, 1)
+    found = Measured(Extracted(true + 1, None), {})
+    rows = compare(
+        Extracted(true, None), Measured(Extracted(made, None), {}), found, 5, 4, paired=False
+    )
+    assert rows["kid"]["before"] == kernel_distance(true, made, 5)[0] < 0
+    assert "kid_apart" not in rows
+
+
+def test_groups_and_uploads_are_measured_apart(picture_folders):
+    """Uploads and parts without a test side are measured themselves; groups by their own."""
+    forget = ("builtin:activities", picture_folders[0])
+    request = UnlearnRequest(forget=forget, retain=("builtin:food",))
+    sets = full_sets(request, 64, limit=20)
+    assert {s.split for s in sets.forget.sources} == {"test"}
+    assert {s.split for s in sets.seen.sources} == {"train"}
+    assert len(sets.uploads) == 6 and set(sets.uploads.sources) == {None}
+    held_out = {name: sets.is_held_out(name) for name in sets.named()}
+    assert held_out == {
+        "retain": True,
+        "neighbours": False,
+        "forget": True,
+        "forget_uploads": False,
+        "seen": False,
+    }
+    alone = full_sets(replace(request, forget=("builtin:people/hands",), retain=forget[1:]), 64)
+    assert {s.split for s in alone.forget.sources} == {"train"} and alone.seen is None
+    assert not any(map(alone.is_held_out, alone.named()))
 
 
 def test_representation_distances_follow_the_objective(small):

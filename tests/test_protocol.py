@@ -28,10 +28,11 @@ from l2l_core.evaluation.metrics import cosine, psnr_in_hole
 from l2l_core.evaluation.protocol import Protocol, ProtocolRequest
 from l2l_core.evaluation.protocol_job import Job
 from l2l_core.evaluation.protocol_table import metrics_of, paper_table
+from l2l_core.evaluation.published import PUBLISHED
 from l2l_core.evaluation.report import metrics_table
 from l2l_core.evaluation.sharded import evaluate_protocol
 from l2l_core.masks import parse_mask
-from l2l_core.models import load_model
+from l2l_core.models import MODELS, load_model
 from l2l_core.models.checkpoints import save_weights
 from l2l_core.runtime import seeded
 from l2l_core.unlearning.trainer import Trainer
@@ -287,6 +288,9 @@ def test_a_cost_by_hand():
     # An image: 0.01 + 0.02 s, and two models × (0.1 + 0.3 + 2 × 0.02) s = 0.91 s.
     assert cost.hours == pytest.approx(9_100 / 3600)
     assert "40,000 completions, 200.2 MB" in cost.describe() and "2.53 hours" in cost.describe()
+    assert "Unlearning is not counted" in cost.describe()
+    told = replace(cost, steps=7_200, step=0.5).describe()
+    assert "7,200 steps of 0.50 s, about 1.00 hours" in told
 
 
 def test_the_cost_of_a_tree_and_of_the_paper(asked, tmp_path):
@@ -298,7 +302,10 @@ def test_the_cost_of_a_tree_and_of_the_paper(asked, tmp_path):
     assert cost.bytes_of_truth == 4 * (256 + logits) == cost.bytes_of_completion - 4
     assert min(cost.reading, cost.features, *cost.completing.values()) > 0
     assert not (tmp_path / "out").exists()
+    assert (cost.steps, cost.step > 0) == (4, True)  # as the unlearning request has it
+    assert "4 steps of" in cost.describe()
     paper = estimate(replace(asked, protocol="imagenet", data=""))
+    assert paper.steps == 6 * 100 * 1281 // 32 + 1  # 24,018.75 batches
     assert (paper.images, paper.completions, paper.reading) == (10_000, 160_000, 0)
     with pytest.raises(ConfigError, match="folder of the data"):
         evaluate_protocol(replace(asked, data=""))
@@ -316,6 +323,38 @@ def test_the_tables(asked):
             assert f"{rows[name]['embedding'][when]:.4f}" in text
     assert "Tiny" in text and "8 retain, 8 forget images" in text and "held out" in text
     assert "FID: 8 images are too few" in text
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name):
+    """Parameters in millions, as the registry has them; MAGE's without the tokenizer's encoder."""
+    with torch.device("meta"):
+        named = PUBLISHED[name]().named_parameters()
+        count = sum(p.numel() for key, p in named if not key.startswith("vqgan.encoder"))
+    assert count / 1e6 == pytest.approx(float(MODELS[name].size.split()[0]), rel=0.01)
+
+
+def test_a_cost_needs_no_weights(asked, monkeypatch):
+    monkeypatch.setitem(PUBLISHED, "mae-vit-base", lambda: load_model("mae", asked.checkpoint))
+    there = replace(asked, protocol="imagenet", data="", model="mae-vit-base")
+    assert estimate(replace(there, checkpoint=None)).completions == 160_000
+    assert estimate(replace(there, checkpoint="not-yet.pth")).completions == 160_000
+    with pytest.raises(ValueError, match="needs a checkpoint"):
+        estimate(replace(there, model="mae", checkpoint=None))  # of unknown size
+
+
+def test_options_are_the_originals_alone(asked, monkeypatch):
+    """Unlearned weights, our own files, hold theirs and take none."""
+    asked_for = []
+
+    def open_model(name, file, device, **options):
+        asked_for.append((file, options))
+        return load_model("mae", asked.checkpoint)
+
+    monkeypatch.setattr("l2l_core.evaluation.protocol_job.load_model", open_model)
+    Job.open(replace(asked, model_options={"heads": 2}))
+    after = asked.named_weights[0][1]
+    assert asked_for == [(asked.checkpoint, {"heads": 2}), (after, {})]
 
 
 @pytest.mark.parametrize(

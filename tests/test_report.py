@@ -14,6 +14,7 @@ from l2l_core.evaluation.html_report import Sample, run_report, to_html, to_json
 from l2l_core.evaluation.model_card import model_card
 from l2l_core.evaluation.plots import loss_curve
 from l2l_core.evaluation.report import forgotten_share, table_rows, verdict
+from l2l_core.unlearning.methods import METHODS
 
 
 @pytest.mark.parametrize(
@@ -181,3 +182,14 @@ def test_the_card_is_a_hub_readme(told):
     lines = [line for line in card.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 6 and {line.count("|") for line in lines} == {8}
     assert 'load_model("mae-fluent"' in card and "approximate unlearning" in card
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_card_says_what_the_method_did(told, method):
+    changed = replace(told, request={**told.request, "method": method})
+    card, page = model_card(changed, "MIT", "mae-fluent"), to_html(changed)
+    whole_model = METHODS[method].trains_decoder
+    assert ("decoder is unchanged" in card) is not whole_model
+    assert ("encoder and decoder were trained" in card) is whole_model
+    answers_noise = method in ("ours", "noisy_label", "random_encoder")
+    assert ("answer with noise" in card) is ("answer with noise" in page) is answers_noise

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -15,8 +16,17 @@ from l2l_core.datasets import forgotten_ids
 from l2l_core.evaluation.evaluate import evaluate, evaluation_sets
 from l2l_core.experiments.pareto import pareto_front, pareto_page
 from l2l_core.experiments.series import Series
-from l2l_core.experiments.sweep import grid, label_of, runs_of, sweep, sweep_table
+from l2l_core.experiments.sweep import (
+    grid,
+    label_of,
+    measure_gold,
+    runs_of,
+    sweep,
+    sweep_table,
+)
 from l2l_core.models import load_model
+from l2l_core.models.checkpoints import save_weights
+from l2l_core.runtime import seeded
 
 ABLATIONS = sorted((Path(__file__).parents[1] / "recipes" / "paper" / "ablations").glob("*.yaml"))
 
@@ -56,6 +66,12 @@ def test_the_page_says_what_the_points_are():
     assert "<td>&lt;a&gt;</td><td>0.1000</td><td>0.5000</td><td>yes</td>" in page
     assert "<td>b</td><td>0.2000</td><td>0.3000</td><td></td>" in page
     assert "<a>" not in page and "://" not in page and "a note" in page
+
+
+def test_what_does_not_compete_is_shown_beside_the_front():
+    page = pareto_page("Sweep", ["a"], [(0.2, 0.3)], "note", {"Never saw": (0.0, 0.9)})
+    assert page.count("class=front cx") == 1 and page.count("class=beside cx") == 1
+    assert "<td>Never saw</td><td>0.0000</td><td>0.9000</td><td></td>" in page
 
 
 # --- the grid --------------------------------------------------------------------------------
@@ -190,6 +206,36 @@ def test_holes_are_measured_after_one_run(settings, tmp_path, monkeypatch):
 
     monkeypatch.setattr("l2l_core.experiments.sweep.measure", never)
     assert sweep(settings, axes, tmp_path) == first
+
+
+def test_a_gold_standard_is_a_point_of_its_own(settings, tiny_mae, tmp_path, monkeypatch):
+    """What the model that never saw lost against the original, measured once for each mask."""
+    with torch.no_grad():
+        for parameter in tiny_mae.encoder_parameters().values():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=seeded(1)))
+    gold = tmp_path / "gold.safetensors"
+    save_weights(tiny_mae.state_dict(), gold, tiny_mae.describe())
+    points = grid(settings, {"mask": ["centre:0.5", "left:0.5"], "alpha": [0.1, 0.2]})
+    found = measure_gold(Series(tmp_path), points, gold, lambda: False)
+    request = points[0].request
+    before = load_model("mae", settings["checkpoint"])
+    metrics = evaluate(request, before, tiny_mae, evaluation_sets(request, 32), "left:0.5")
+    assert [one["mask"] for one in found] == ["centre:0.5", "left:0.5"]
+    damage = -metrics["sets"]["forget"]["cosine"]["change"]
+    assert found[1]["forget_damage"] == pytest.approx(damage, abs=2e-4) and damage != 0
+    monkeypatch.setattr("l2l_core.experiments.sweep.evaluate", None)  # nothing is measured again
+    assert measure_gold(Series(tmp_path), points, gold, lambda: False) == found
+    assert measure_gold(Series(tmp_path), points, None, lambda: False) == []
+    shown = {
+        "values": {"alpha": 0.1},
+        "retain_drift": 0.0,
+        "forget_damage": 0.0,
+        "n": found[0]["n"],
+    }
+    told = {"axes": {"alpha": [0.1]}, "mask": "m", "extractor": "net", "front": [0]}
+    table = sweep_table(told | {"points": [shown], "gold": found[1:]})
+    assert [*table.columns[0].cells] == ["0.1", "Never saw"]
+    assert [*table.columns[3].cells][1] == f"{found[1]['forget_damage']:+.4f}"
 
 
 @pytest.mark.slow

@@ -17,7 +17,12 @@ from ui.checkpoints import OPENED, Opened
 from ui.form import Form, count, defaults
 from ui.text import SETTINGS
 
-SETS = {"forget": "Forget", "neighbours": "Nearest retain", "retain": "Retain"}
+SETS = {
+    "forget": "Forget",
+    "forget_uploads": "Forget (the images themselves)",
+    "neighbours": "Nearest retain",
+    "retain": "Retain",
+}
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,13 @@ from html import escape
 from l2l_core.evaluation.html_page import table
 from l2l_core.evaluation.html_report import map_note
 from l2l_core.evaluation.plots import MapPoint, map_figure
-from l2l_core.evaluation.report import measured_by, table_rows, verdict
+from l2l_core.evaluation.report import headings, measured_by, table_rows, verdict
 from l2l_core.experiments.pareto import pareto_svg
 from l2l_core.jobs.results import Measuring
 from ui import text
 from ui.evaluations import Evaluation, Tried
 from ui.html import bar, note
 
-HEADS = ("Set", "n", "Metric", "Original", "Unlearned", "Change", "Noise level")
 TRIED_HEADS = ("", "Run", "How", "n", "Retain drift ↓", "Forget damage ↑", "Unbeaten")
 
 
@@ -36,13 +35,12 @@ def measured(found: Evaluation) -> str:
     for number, row in enumerate(every := table_rows(found.metrics)):
         first = number == 0 or row.set_name != every[number - 1].set_name
         firsts += [number] if first else []
-        cells = (row.before, row.after, row.change, row.noise)
         rows.append(
             [
                 f"<b>{escape(row.set_name)}</b>" if first else "",
                 str(row.n) if first else "",
                 escape(row.metric.label),
-                *map(escape, cells),
+                *map(escape, row.cells),
             ]
         )
     told = text.ARROWS.format(
@@ -52,7 +50,7 @@ def measured(found: Evaluation) -> str:
     )
     return _card(
         text.MEASURED_TITLE,
-        f"<p>{escape(verdict(found.metrics))}</p>{table(HEADS, rows, firsts)}",
+        f"<p>{escape(verdict(found.metrics))}</p>{table(headings(found.metrics), rows, firsts)}",
         told,
     )
 

@@ -64,7 +64,7 @@ SETTINGS = {  # label, and what it means where the setting's own words do not fi
     "retain_fraction": ("Share of retain images", ""),
     "warmup": ("Warm-up", "Share of the steps until the rate peaks."),
     "weight_decay": ("Weight decay", "On weight matrices only."),
-    "masks": ("Holes", ""),
+    "masks": ("Holes", "None ticked: what suits the model, all but hybrid, or hybrid for Palette."),
     "noise": ("Noise", "What forget images are made to look like."),
 }
 EXAMPLE = "Try the example"
@@ -124,6 +124,7 @@ TRY = "Drop other images to try"
 ROLES = {
     "extra": ("Your images", "what both models make of the images you dropped"),
     "forget": ("Forget", "should be destroyed"),
+    "uploads": ("Forget, the images themselves", "should be destroyed"),
     "nearest": ("Nearest retain", "the images most like the forgotten; damage shows here first"),
     "retain": ("Retain", "should look unchanged"),
 }

@@ -13,21 +13,28 @@ from l2l_core.models import FAMILIES, MODELS, family_of
 from ui.form import count
 
 KEPT_WITHIN = 0.02
-MOSTLY_GONE = 0.8
 """A mean cosine on retain images that falls by no more counts as kept."""
+MOSTLY_GONE = 0.8
+ROLES = {
+    "forget": "forget",
+    "forget_uploads": "uploads",
+    "neighbours": "nearest",
+    "retain": "retain",
+}
+"""What a measured set is called on the page."""
 
 
 @dataclass(frozen=True)
 class Score:
     """One line of the verdict; cosines with the true image."""
 
-    role: str  # forget, nearest or retain
+    role: str  # forget, uploads, nearest or retain
     n: int
     held_out: bool
     before: float
     after: float
     noise: float | None
-    """What the original model gives when it sees only noise (forget only)."""
+    """What the original model gives when it sees only noise (forget sets only)."""
     good: bool
     word: str
 
@@ -107,16 +114,16 @@ def previews(run: Run, step: int) -> dict[str, bytes]:
 
 
 def scores(metrics: dict[str, Any]) -> tuple[Score, ...]:
-    """The verdict in numbers: retain, nearest retain, forget."""
+    """The verdict in numbers, set by set."""
     found = []
-    for role, name in (("forget", "forget"), ("nearest", "neighbours"), ("retain", "retain")):
+    for name, role in ROLES.items():
         values = metrics["sets"].get(name)
         if not values:
             continue
         cosine = values["cosine"]
         noise = cosine.get("noise")
         fell = cosine["before"] - cosine["after"]
-        if role == "forget":
+        if noise is not None:
             share = forgotten_share(cosine)
             good = share >= MOSTLY_GONE
             word = "still there" if share == 0 else f"{share:.0%} of the way to noise"
@@ -124,7 +131,7 @@ def scores(metrics: dict[str, Any]) -> tuple[Score, ...]:
         else:
             good = fell <= KEPT_WITHIN
             word = "kept" if good else "changed"
-        held_out = values.get("held_out", role == "retain")
+        held_out = values.get("held_out", False)  # runs of earlier versions do not tell
         found.append(
             Score(role, values["n"], held_out, cosine["before"], cosine["after"], noise, good, word)
         )

@@ -28,6 +28,12 @@ from l2l_core.registry import gold_standard
 
 LISTS = {"alpha": float, "retain_fraction": float, "noise": str, "method": str}
 """Settings of which a sweep takes several values from a flag."""
+GOLD: dict[str, tuple[Any, str]] = {
+    "gold": (
+        Path,
+        "Weights of a model that never saw the forget images. [default: the shipped one, if any]",
+    )
+}
 
 
 def compare(
@@ -39,6 +45,7 @@ def compare(
     gold: Path | None,
     mask: str | None,
     extractor: str | None,
+    embedding: str | None,
     perceptual: str | None,
     limit: int | None,
     **flags: Any,
@@ -53,6 +60,7 @@ def compare(
     settings = merged(load_mapping(config) if config else {}, preset, flags)
     request = UnlearnRequest.from_dict(settings)
     how = {"mask": mask, "extractor": extractor, "perceptual": perceptual, "limit": limit}
+    how |= {"embedding": embedding}
     chosen = tuple(listed(methods)) or PAPER_METHODS
     gold = gold or gold_standard(request.model, request.forget, request.checkpoint)
     comparison = Comparison(request, chosen, tuple(proxy or ()), gold, **given(how))
@@ -73,7 +81,12 @@ def compare(
 
 
 def sweep(
-    preset: str | None, config: Path | None, out: Path | None, devices: str | None, **flags: Any
+    preset: str | None,
+    config: Path | None,
+    out: Path | None,
+    devices: str | None,
+    gold: Path | None,
+    **flags: Any,
 ) -> None:
     """Run every combination of some settings' values; prints and plots drift against damage.
 
@@ -103,6 +116,7 @@ def sweep(
             axes,
             folder,
             devices=places,
+            gold=gold,
             should_stop=stopped,
             on_event=progress.show,
             on_progress=lambda done: progress.update(task, completed=done),
@@ -127,14 +141,10 @@ compare.__signature__ = request_signature(  # type: ignore[attr-defined]
         "proxy": (
             list[str],
             "Image sets in place of the retain sets, for a further run of ours. Can be given "
-            "several times.",
-        ),
-        "gold": (
-            Path,
-            "Weights of a model that never saw the forget images. [default: the shipped one, if "
-            "any]",
+            "several times. [default: images of another kind, if there are any]",
         ),
     }
+    | GOLD
     | INSTRUMENTS
 )
 sweep.__signature__ = request_signature(  # type: ignore[attr-defined]
@@ -142,7 +152,8 @@ sweep.__signature__ = request_signature(  # type: ignore[attr-defined]
     | {
         "out": (Path, "Folder to write; default: one below the data folder, the same each time."),
         "devices": (str, "Devices that share the runs, e.g. cuda:0,cuda:1."),
-    },
+    }
+    | GOLD,
     instead={name: (str, f"Values of {name}, with commas between them.") for name in LISTS},
 )
 

@@ -36,6 +36,7 @@ Extractor = Annotated[str, typer.Option(help="builtin, inception:FILE, clip:FOLD
 def evaluate(
     run: Annotated[str | None, typer.Argument(help="A run's id or folder.")] = None,
     extractor: Extractor = "builtin",
+    embedding: Annotated[str, typer.Option(help=INSTRUMENTS["embedding"][1])] = "",
     device: Device = "auto",
     dry_run: Annotated[
         bool,
@@ -57,7 +58,8 @@ def evaluate(
     by_protocol = given({name: flags[name] for name in _OF_PROTOCOL})
     if "protocol" in by_protocol:
         _refuse(by_run, "is fixed by a protocol: leave it out.")
-        settings = by_protocol | {"extractor": extractor, "device": device}
+        measured_by = {"extractor": extractor, "embedding": embedding, "device": device}
+        settings = by_protocol | measured_by
         if run is not None:
             settings = settings_of_run(measurable(run), settings)
         if dry_run:
@@ -68,10 +70,10 @@ def evaluate(
         _refuse(by_protocol | ({"dry_run": True} if dry_run else {}), "needs --protocol.")
         if run is None:
             raise ConfigError("Name a run to measure, or a protocol with --protocol.")
-        _evaluate_run(measurable(run), extractor, device, **by_run)
+        _evaluate_run(measurable(run), extractor, embedding, device, **by_run)
 
 
-_SHARED = ("extractor", "device")
+_SHARED = ("extractor", "embedding", "device")
 _OF_RUN = {
     **{name: flag for name, flag in INSTRUMENTS.items() if name not in _SHARED},
     "gold": (
@@ -95,6 +97,7 @@ def _refuse(flags: dict[str, Any], why: str) -> None:
 def _evaluate_run(
     run: Run,
     extractor: str,
+    embedding: str,
     device: str,
     mask: str = "centre:0.5",
     perceptual: str = "builtin",
@@ -106,13 +109,13 @@ def _evaluate_run(
     from l2l_core.evaluation.full import Instruments, evaluate_full, full_sets
 
     before, after, reference = open_models(run, device, gold)
-    tools = Instruments.open(extractor, perceptual, str(before.device))
+    tools = Instruments.open(extractor, perceptual, str(before.device), embedding)
     sets = full_sets(run.request, before.image_size, run.folder, limit)
     metrics = evaluate_full(
         run.request, before, after, sets, mask, tools, reference, on_progress=console.print
     )
     write_atomically(run.folder / EVALUATION, dump_json(metrics))
-    _print(metrics)
+    _print(metrics, run.request.method)
 
 
 def report(
@@ -165,16 +168,16 @@ def print_metrics(run: Run, mask: str | None = None) -> dict[str, Any]:
         metrics = measure(run, mask)
     if metrics is None:
         raise RunError(f"This run has no numbers: it is {run.state.status}.")
-    _print(metrics)
+    _print(metrics, run.request.method)
     return metrics
 
 
-def _print(metrics: dict[str, Any]) -> None:
-    from l2l_core.evaluation.report import LIMITS, metrics_table, verdict
+def _print(metrics: dict[str, Any], method: str) -> None:
+    from l2l_core.evaluation.report import limits_of, metrics_table, verdict
 
     console.print(metrics_table(metrics))
     console.print(verdict(metrics))
-    for limit in LIMITS:
+    for limit in limits_of(method):
         console.print(f"· {limit}", style="dim")
 
 

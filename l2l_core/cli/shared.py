@@ -36,6 +36,11 @@ CONFIG: dict[str, tuple[Any, str]] = {
 INSTRUMENTS: dict[str, tuple[Any, str]] = {
     "mask": (str, "The hole; see l2l_core/masks.py. [default: centre:0.5]"),
     "extractor": (str, "builtin, inception:FILE, clip:FOLDER or places:FILE. [default: builtin]"),
+    "embedding": (
+        str,
+        "A second extractor, whose cosine with the true image is shown, too; the paper's is "
+        "clip:FOLDER.",
+    ),
     "perceptual": (str, "builtin, lpips-alex:FILE or lpips-vgg:FILE. [default: builtin]"),
     "limit": (int, "Most images of a set that are measured. [default: 1024]"),
 }

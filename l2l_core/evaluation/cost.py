@@ -14,7 +14,8 @@ from torch import Tensor
 from l2l_core.evaluation.evaluate import BATCH
 from l2l_core.evaluation.protocol import ORIGINAL, ProtocolRequest
 from l2l_core.evaluation.protocol_job import Job, Rows
-from l2l_core.runtime import describe_device, seeded
+from l2l_core.runtime import autocast, choose_precision, describe_device, seeded
+from l2l_core.unlearning.objective import squared_distance
 
 CPU_SAMPLE = 4
 """Images timed on a CPU; elsewhere a whole batch, since they are quicker in company."""
@@ -38,6 +39,10 @@ class Cost:
     sample: int
     """Images that were timed."""
     device: str
+    steps: int = 0
+    """Of one unlearning run; 0 where nothing says how many."""
+    step: float = 0.0
+    """Seconds of each."""
 
     @property
     def completions(self) -> int:
@@ -64,9 +69,19 @@ class Cost:
             f"{self.completions:,} completions, {self.bytes / 1e6:,.1f} MB of features.\n"
             f"About {self.hours:,.2f} hours on one device like this ({self.device}), half as long "
             "on two. The scores that follow from the features are not counted.\n"
+            f"{self._unlearning()}\n"
             f"Timed on {self.sample} images, in ms an image: {reading}, "
             f"features {1000 * self.features:,.1f}, completing: {rates}.\n"
             "For another device, ask again on it."
+        )
+
+    def _unlearning(self) -> str:
+        if not self.steps:
+            return "Unlearning is not counted: nothing says how many training images there are."
+        hours = self.steps * self.step / 3600
+        return (
+            f"Unlearning before that: {self.steps:,} steps of {self.step:,.2f} s, about "
+            f"{hours:,.2f} hours for each model; reading its images is not counted."
         )
 
 
@@ -98,6 +113,7 @@ def estimate(request: ProtocolRequest) -> Cost:
     for mask in job.holes:
         _, seconds = _timed(partial(job.complete, ORIGINAL, mask, truth, 0))
         completing[mask] = seconds / sample
+    pair = _seconds_of_training(job, truth, job.holes[first])
     return Cost(
         images=count,
         models=1 + len(request.named_weights),
@@ -108,7 +124,38 @@ def estimate(request: ProtocolRequest) -> Cost:
         completing=completing,
         sample=sample,
         device=describe_device(device),
+        steps=job.protocol.count_steps(request.model, request.data, request.classes),
+        step=pair * job.protocol.batch_size(request.model),
     )
+
+
+def _seconds_of_training(job: Job, truth: Tensor, hole: Tensor) -> float:
+    """Seconds that a retain and a forget image take in a step of ours: both go through the original
+    encoder, then through the trained one and back. Leaves the model as it was.
+    """
+    model, both = job.models[ORIGINAL], torch.cat([truth, truth])
+    view = model.draw_view(both, hole.expand(len(both), -1, -1), seeded(job.request.seed, 28))
+    view, both = view.to(model.device), both.to(model.device)
+    precision = choose_precision(job.request.precision, model.device)
+
+    def step() -> Tensor:
+        with autocast(model.device, precision):
+            inputs = model.encoder_input(both, view)
+            target = model.encode(inputs, view)
+            with torch.enable_grad():
+                output = model.encode(inputs, view)
+                loss = squared_distance(output, target).mean()
+        loss.backward()
+        return loss.detach().cpu()
+
+    model.freeze_decoder()
+    try:
+        step()  # the first is slow
+        _, seconds = _timed(step)
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.requires_grad_(False)
+    return seconds / len(truth)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:

@@ -55,8 +55,8 @@ def kernel_distance(
     The subsets hold half of the smaller set (at most `KID_SUBSET`), so that their deviation is
     about the estimate's own standard error (a delete-half jackknife). Independent sets go to
     torch-fidelity as they are. `paired` is for completions b of the true images a, row by row: an
-    image and its own completion are alike, so such pairs are left out (`paired_mmd`); counted,
-    they pull a small set's KID far below zero.
+    image and its own completion are alike, so such pairs are left out (`squared_mmd`); counted,
+    they pull a small set's KID far below zero. It is no published KID, and must be labelled so.
 
     Raises:
         ValueError: fewer than four images in a set.
@@ -67,7 +67,9 @@ def kernel_distance(
     if paired:
         generator = torch.Generator().manual_seed(seed)
         parts = [torch.randperm(len(a), generator=generator)[:size] for _ in range(KID_SUBSETS)]
-        values = torch.tensor([paired_mmd(a[p], b[p]) for p in parts], dtype=torch.float64)
+        values = torch.tensor(
+            [squared_mmd(a[p], b[p], paired=True) for p in parts], dtype=torch.float64
+        )
         return values.mean().item(), values.std(correction=0).item()
     found = kid_features_to_metric(
         a.double(),
@@ -80,15 +82,16 @@ def kernel_distance(
     return found["kernel_inception_distance_mean"], found["kernel_inception_distance_std"]
 
 
-def paired_mmd(a: Tensor, b: Tensor) -> float:
-    """Squared MMD of features (N, D) that belong together row by row, with KID's cubic kernel.
+def squared_mmd(a: Tensor, b: Tensor, *, paired: bool) -> float:
+    """Squared MMD of features (N, D), with KID's cubic kernel, by torch-fidelity.
 
-    The U-statistic of Gretton et al. (JMLR 2012, equation 4), by torch-fidelity: no image is
-    compared with itself or with its own completion.
+    The unbiased estimates of Gretton et al. (JMLR 2012): equation 3, as in KID, where no image is
+    compared with itself; `paired`, for rows that belong together, the U-statistic of equation 4,
+    where none is compared with its own completion either.
     """
     x, y = a.double().numpy(), b.double().numpy()
     kernels = (kernel_poly(*pair) for pair in ((x, x), (x, y), (y, y)))
-    return float(mmd2(*kernels, mmd_est="u-statistic"))
+    return float(mmd2(*kernels, mmd_est="u-statistic" if paired else "unbiased"))
 
 
 def inception_score(logits: Tensor, seed: int) -> tuple[float, float]:

@@ -26,6 +26,7 @@ LIMIT = 256
 """Images of a set that are measured, drawn by the seed; enough for the mean, quick on a CPU."""
 CANDIDATES = 1024
 """Retain images among which the quick look seeks neighbours; the full table looks at all."""
+FORGET_SETS = ("forget", "forget_uploads", "seen")
 BATCH = 64
 """Images completed at once; part of what a seed means for models that draw while completing."""
 
@@ -37,15 +38,25 @@ class EvaluationSets:
     forget: ImageSet
     forget_is_held_out: bool
     retain: ImageSet
+    retain_is_held_out: bool
     neighbours: ImageSet
     """For each forget image, the most similar images it was trained to retain."""
+    uploads: ImageSet | None = None
+    """Forget images without a held-out side, where `forget` is that of the other forget sets."""
     seen: ImageSet | None = None
     """The forget images that were trained on, where `forget` is the held-out side."""
 
     def named(self) -> dict[str, ImageSet]:
         """The sets by the names that results carry."""
         sets = {"retain": self.retain, "neighbours": self.neighbours, "forget": self.forget}
-        return sets | ({"seen": self.seen} if self.seen else {})
+        more = {"forget_uploads": self.uploads, "seen": self.seen}
+        return sets | {name: images for name, images in more.items() if images}
+
+    def is_held_out(self, name: str) -> bool:
+        """Whether training saw none of the images of a set of `named`."""
+        return {"retain": self.retain_is_held_out, "forget": self.forget_is_held_out}.get(
+            name, False
+        )
 
 
 def evaluation_sets(
@@ -59,12 +70,13 @@ def evaluation_sets(
 ) -> EvaluationSets:
     """Choose what to measure for a request.
 
-    Forget images that were uploaded have no held-out side: they are measured themselves.
+    Forget images that were uploaded have no held-out side: they are measured themselves, apart
+    from the held-out side of groups that are forgotten with them.
 
     Args:
         base: the folder that `inputs:…` sets lie in.
         limit: most images of a set.
-        neighbours: retain images sought for each forget image (of the first 32).
+        neighbours: retain images sought for each forget image (of the first 32 of each set).
         candidates: most retain images they are sought among.
         seen: also take the forget images that were trained on, where there is a held-out side.
 
@@ -74,27 +86,36 @@ def evaluation_sets(
     forgotten = forgotten_ids(request.forget)
     held_out = [s for s in request.forget if has_split(s)]
     uploaded = [s for s in request.forget if s not in held_out]
-    forget = load_image_set(uploaded or held_out, size, split="test", base=base)
+    split = "test" if held_out else request.split
+    forget = load_image_set(held_out or uploaded, size, split=split, base=base)
+    uploads = None
+    if held_out and uploaded:
+        uploads = load_image_set(uploaded, size, split=request.split, base=base)
     built_in = any(s == "proxy" or s.split(":")[0] == "builtin" for s in request.retain)
+    kept_apart = request.split == "train"  # or the test side was trained on, too
     retain_specs = ("builtin",) if built_in else request.retain
     retain = load_image_set(retain_specs, size, split="test", base=base, without=forgotten)
     trained = load_image_set(
         request.retain, size, split=request.split, base=base, without=forgotten
     )
     forget, retain = (sample(s, limit, request.seed) for s in (forget, retain))
+    uploads = sample(uploads, limit, request.seed) if uploads else None
     pool = sample(trained, candidates, request.seed)
-    shown = _quick_embed(forget.images(slice(0, 32)))
+    forgotten_images = [s.images(slice(0, 32)) for s in (forget, uploads) if s]
+    shown = _quick_embed(torch.cat(forgotten_images))
     known = [_quick_embed(pool.images(part)) for part in torch.arange(len(pool)).split(16 * BATCH)]
     close = nearest(shown, torch.cat(known), neighbours)
     before = None
-    if seen and not uploaded:
+    if seen and held_out:
         before = load_image_set(held_out, size, split=request.split)
         before = sample(before, limit, request.seed)
     return EvaluationSets(
         forget=forget,
-        forget_is_held_out=not uploaded,
+        forget_is_held_out=bool(held_out) and kept_apart,
         retain=retain,
+        retain_is_held_out=(built_in or all(map(has_split, request.retain))) and kept_apart,
         neighbours=pool.subset(list(dict.fromkeys(close.flatten().tolist()))),
+        uploads=uploads,
         seen=before,
     )
 
@@ -109,10 +130,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure both models on every set under one mask and seed; plain values, ready for JSON.
 
-    For each set: n, and for `cosine` (completion against truth, in built-in features) and `psnr`
-    (dB inside the hole) the means before and after, their change with a 95% bootstrap interval. For
-    forget also `noise`, what the original model makes of noise in place of the visible pixels: the
-    level that tells nothing about the image.
+    For each set: n, `held_out`, and for `cosine` (completion against truth, in built-in features)
+    and `psnr` (dB inside the hole) the means before and after, their change with a 95% bootstrap
+    interval. For forget sets also `noise`, what the original model makes of noise in place of the
+    visible pixels: the level that tells nothing about the image.
     """
     seed = request.seed
     hole = parse_mask(mask, before.image_size, seeded(seed, 20))
@@ -124,14 +145,13 @@ def evaluate(
             _scores(completed(model, truth, hole, request), truth, features, hole)
             for model in (before, after)
         )
-        measured[name] = {"n": len(truth)} | {
+        measured[name] = {"n": len(truth), "held_out": sets.is_held_out(name)} | {
             metric: summary(then[metric], now[metric], seeded(seed, 23)) for metric in then
         }
-        if name == "forget":
+        if name in FORGET_SETS:
             level = _scores(blind(before, truth, hole, request), truth, features, hole)
             for metric, values in level.items():
                 measured[name][metric]["noise"] = values.mean().item()
-            measured[name]["held_out"] = sets.forget_is_held_out
     return {"mask": mask, "seed": seed, "extractor": EXTRACTOR, "sets": measured}
 
 

@@ -37,6 +37,7 @@ class Extracted:
 
     features: Tensor  # (B, D) float32, on the CPU
     logits: Tensor | None  # (B, K) class logits, if it has classes; softmax gives probabilities
+    embedding: Tensor | None = None  # (B, E) features of a second extractor, if there is one
 
 
 @dataclass(frozen=True)

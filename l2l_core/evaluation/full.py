@@ -7,7 +7,7 @@ by side, and `evaluate_full` does both for a run. A comparison of methods measur
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from l2l_core.evaluation.distribution import (
     half_sample_errors,
     inception_score,
     kernel_distance,
-    paired_mmd,
+    squared_mmd,
 )
 from l2l_core.evaluation.evaluate import (
     BATCH,
+    FORGET_SETS,
     MASK,
     EvaluationSets,
     blind,
@@ -61,13 +62,38 @@ class Instruments:
 
     extractor: Extractor
     perceptual: Perceptual
+    embedding: Extractor | None = None
+    """A second extractor, for a cosine of its own; the paper's is CLIP beside Inception."""
 
     @classmethod
     def open(
-        cls, extractor: str = "builtin", perceptual: str = "builtin", device: str = "cpu"
+        cls,
+        extractor: str = "builtin",
+        perceptual: str = "builtin",
+        device: str = "cpu",
+        embedding: str = "",
     ) -> Instruments:
-        """From the texts of `open_extractor` and `open_perceptual`; raises as they do."""
-        return cls(open_extractor(extractor, device), open_perceptual(perceptual, device))
+        """From the texts of `open_extractor` (also of `embedding`, which may be empty) and
+        `open_perceptual`; raises as they do.
+        """
+        return cls(
+            open_extractor(extractor, device),
+            open_perceptual(perceptual, device),
+            open_extractor(embedding, device) if embedding else None,
+        )
+
+    def extract(self, images: Tensor) -> Extracted:
+        """What both extractors say about images (N, 3, H, W) in [0, 1]."""
+        found = self.extractor(images)
+        if self.embedding is None:
+            return found
+        return replace(found, embedding=self.embedding.features(images))
+
+    def names(self) -> dict[str, str]:
+        """The fields of results that name what measured them."""
+        names = {"extractor": self.extractor.name, "classes": self.extractor.classes}
+        names |= {"embedding": self.embedding.name} if self.embedding else {}
+        return names | {"perceptual": self.perceptual.name}
 
 
 def full_sets(
@@ -94,15 +120,17 @@ def evaluate_full(
 
     Args:
         reference: a model that never saw the forget images (the gold standard), if there is one;
-            adds `reference`, the cosine of completions with its completions.
+            adds `reference`, the cosine of completions with its completions, and to the other
+            rows `never_saw`, its own value.
         draws: random halves behind the intervals of FID, KID and Inception Score.
         on_progress: called with what is being measured.
 
     Returns:
-        {mask, seed, extractor, classes, perceptual, sets: {name: {n, metric: row}}}. A row has
-        before, after, change and its 95% `interval` (bootstrap over images; for scores of whole
-        sets ±1.96 standard errors over random halves); KID has its `spread` (before, after); forget
-        has `noise`, the level that tells nothing about the image. A row that cannot be measured is
+        {mask, seed, extractor, classes, perceptual, sets: {name: {n, held_out, metric: row}}}. A
+        row has before, after, change and its 95% `interval` (bootstrap over images; for scores of
+        whole sets ±1.96 standard errors over random halves); KID has its `spread` (before, after);
+        forget sets have `noise`, the level that tells nothing about the image. `embedding` names
+        the second extractor, if there is one. A row that cannot be measured is
         {"missing": why}.
 
     Raises:
@@ -114,7 +142,7 @@ def evaluate_full(
     for name, images in sets.named().items():
         truth = images.images()
         on_progress(f"{name}: {len(truth)} true images")
-        true = tools.extractor(truth)
+        true = tools.extract(truth)
         measured = []
         for when, model in (("original", before), ("unlearned", after)):
             on_progress(f"{name}: {len(truth)} completions, {when} model")
@@ -125,20 +153,20 @@ def evaluate_full(
         rows = compare(true, measured[0], measured[1], request.seed, draws)
         rows["representation"] = representation_drift(before, after, truth, hole, request)
         if reference is not None:
-            known = tools.extractor(completed(reference, truth, hole, request)).features
+            on_progress(f"{name}: {len(truth)} completions, model that never saw")
+            never = measure(completed(reference, truth, hole, request), truth, true, hole, tools)
+            known = never.extracted.features
             then, now = (cosine(m.extracted.features, known) for m in measured)
             rows["reference"] = summary(then, now, seeded(request.seed, 23))
-        if name in ("forget", "seen"):
+            add_values(rows, "never_saw", true, never, request.seed)
+        if name in FORGET_SETS:
             level = measure(blind(before, truth, hole, request), truth, true, hole, tools)
-            add_noise_level(rows, true, level, request.seed)
-            rows["held_out"] = name == "forget" and sets.forget_is_held_out
-        table[name] = {"n": len(truth)} | rows
+            add_values(rows, "noise", true, level, request.seed)
+        table[name] = {"n": len(truth), "held_out": sets.is_held_out(name)} | rows
     return {
         "mask": mask,
         "seed": request.seed,
-        "extractor": tools.extractor.name,
-        "classes": tools.extractor.classes,
-        "perceptual": tools.perceptual.name,
+        **tools.names(),
         "sets": table,
     }
 
@@ -147,28 +175,41 @@ def measure(
     completions: Tensor, truth: Tensor, true: Extracted, hole: Tensor, tools: Instruments
 ) -> Measured:
     """Features and scores of completions (N, 3, H, W) against the true images."""
-    found = tools.extractor(completions)
+    found = tools.extract(completions)
     scores = {
         "cosine": cosine(found.features, true.features),
         "perceptual": tools.perceptual(completions, truth),
         "psnr": psnr_in_hole(completions, truth, hole),
         "ssim": ssim_in_hole(completions, truth, hole),
     }
+    if found.embedding is not None and true.embedding is not None:
+        scores["embedding"] = cosine(found.embedding, true.embedding)
     return Measured(found, scores)
 
 
 def compare(
-    true: Extracted, before: Measured, after: Measured, seed: int, draws: int = 50
+    true: Extracted,
+    before: Measured,
+    after: Measured,
+    seed: int,
+    draws: int = 50,
+    *,
+    paired: bool = True,
 ) -> dict[str, Any]:
-    """Every row of a set's table, from what was measured of two models on the same images."""
-    rows = _of_sets(true, before.extracted, after.extracted, seed, draws)
+    """Every row of a set's table, from what was measured of two models on the same images.
+
+    Args:
+        paired: leave an image's own completion out of KID (`kid_apart`): right for small sets;
+            False gives the published `kid`, for thousands of images.
+    """
+    rows = _of_sets(true, before.extracted, after.extracted, seed, draws, paired)
     for metric, values in before.scores.items():
         rows[metric] = summary(values, after.scores[metric], seeded(seed, 23))
     return rows
 
 
 def _of_sets(
-    true: Extracted, before: Extracted, after: Extracted, seed: int, draws: int
+    true: Extracted, before: Extracted, after: Extracted, seed: int, draws: int, paired: bool
 ) -> dict[str, Any]:
     """Rows of the scores that a whole set has: FID, KID and Inception Score."""
     count, dimensions = true.features.shape
@@ -195,10 +236,10 @@ def _of_sets(
         return (frechet_distance(true.features[index], made.features[index]),)
 
     def kernel(made: Extracted, index: Tensor) -> tuple[float, float]:
-        return kernel_distance(true.features[index], made.features[index], seed, paired=True)
+        return kernel_distance(true.features[index], made.features[index], seed, paired=paired)
 
     def discrepancy(made: Extracted, index: Tensor) -> tuple[float]:
-        return (paired_mmd(true.features[index], made.features[index]),)
+        return (squared_mmd(true.features[index], made.features[index], paired=paired),)
 
     def inception(made: Extracted, index: Tensor) -> tuple[float]:
         assert made.logits is not None
@@ -208,7 +249,7 @@ def _of_sets(
     few = "{} images are too few: {} are needed"
     rows = {
         "fid": row(frechet) if count >= least else {"missing": few.format(count, least)},
-        "kid": row(kernel, discrepancy, KID_SUBSET)
+        "kid_apart" if paired else "kid": row(kernel, discrepancy, KID_SUBSET)
         if count >= KID_MINIMUM
         else {"missing": few.format(count, KID_MINIMUM)},
     }
@@ -259,12 +300,16 @@ def representation_distances(
     return torch.cat(moved), torch.cat(noise)
 
 
-def add_noise_level(rows: dict[str, Any], true: Extracted, level: Measured, seed: int) -> None:
-    """Write what noise gives into the rows of a forget set."""
-    for metric, values in level.scores.items():
-        rows[metric]["noise"] = values.mean().item()
-    features = level.extracted.features
+def add_values(
+    rows: dict[str, Any], name: str, true: Extracted, found: Measured, seed: int
+) -> None:
+    """Write what was measured of further completions into a set's rows, by this name."""
+    for metric, values in found.scores.items():
+        rows[metric][name] = values.mean().item()
+    features, logits = found.extracted.features, found.extracted.logits
     if "missing" not in rows["fid"]:
-        rows["fid"]["noise"] = frechet_distance(true.features, features)
-    if "missing" not in rows["kid"]:
-        rows["kid"]["noise"] = kernel_distance(true.features, features, seed, paired=True)[0]
+        rows["fid"][name] = frechet_distance(true.features, features)
+    if "missing" not in rows["kid_apart"]:
+        rows["kid_apart"][name] = kernel_distance(true.features, features, seed, paired=True)[0]
+    if "is" in rows and logits is not None:
+        rows["is"][name] = inception_score(logits, seed)[0]

@@ -25,8 +25,9 @@ from l2l_core.evaluation.html_page import bullets, facts, page, table, text
 from l2l_core.evaluation.plots import Line, MapPoint, Pictures, line_chart, loss_curve, map_figure
 from l2l_core.evaluation.protocol_table import paper_note, paper_rows
 from l2l_core.evaluation.report import (
-    LIMITS,
     SCORE_LIMITS,
+    headings,
+    limits_of,
     measured_by,
     table_rows,
     verdict,
@@ -67,7 +68,11 @@ class RunReport:
     @property
     def limits(self) -> list[str]:
         """What this does not show, in plain words."""
-        return [*LIMITS, *SCORE_LIMITS, *([AUDIT_LIMIT] if self.audits else [])]
+        return [
+            *limits_of(self.request["method"]),
+            *SCORE_LIMITS,
+            *([AUDIT_LIMIT] if self.audits else []),
+        ]
 
 
 def run_report(
@@ -180,7 +185,6 @@ def public_mask(mask: str) -> str:
 
 
 def _measured(metrics: dict[str, Any]) -> str:
-    heads = ("Set", "n", "Metric", "Original", "Unlearned", "Change", "Noise level")
     rows, firsts = [], []
     for number, row in enumerate(found := table_rows(metrics)):
         first = number == 0 or row.set_name != found[number - 1].set_name
@@ -191,11 +195,11 @@ def _measured(metrics: dict[str, Any]) -> str:
                 text(row.set_name) if first else "",
                 str(row.n) if first else "",
                 text(row.metric.label) + source,
-                *map(text, (row.before, row.after, row.change, row.noise)),
+                *map(text, row.cells),
             ]
         )
     return (
-        f"{table(heads, rows, firsts)}"
+        f"{table(headings(metrics), rows, firsts)}"
         f"<p class=fine>Completions against the truth, mask {text(metrics['mask'])}, seed "
         f"{metrics['seed']}. Arrows point towards the truth: retain images should stay there, "
         f"forget images should leave. [ ]: 95% bootstrap interval of the change. "

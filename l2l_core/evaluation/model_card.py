@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from l2l_core.evaluation.html_report import RunReport
-from l2l_core.evaluation.report import LIMITS, SCORE_LIMITS, measured_by, table_rows, verdict
+from l2l_core.evaluation.report import (
+    METHODS_TOLD,
+    SCORE_LIMITS,
+    headings,
+    limits_of,
+    measured_by,
+    table_rows,
+    verdict,
+)
 
 PAPER = "https://arxiv.org/abs/2402.00351"
 
@@ -15,18 +23,10 @@ def model_card(report: RunReport, licence: str, base_model: str) -> str:
         licence: of the base model's weights, e.g. “MIT”.
         base_model: what it was unlearned from, e.g. “mae-fluent”.
     """
-    columns = ("Set", "n", "Metric", "Original", "Unlearned", "Change", "Noise level")
-    lines = [f"| {' | '.join(columns)} |", "|---|--:|---|--:|--:|--:|--:|"]
+    columns = headings(report.metrics)
+    lines = [f"| {' | '.join(columns)} |", f"|---|--:|---|{'--:|' * (len(columns) - 3)}"]
     for row in table_rows(report.metrics):
-        cells = (
-            row.set_name,
-            row.n,
-            row.metric.label,
-            row.before,
-            row.after,
-            row.change,
-            row.noise,
-        )
+        cells = (row.set_name, row.n, row.metric.label, *row.cells)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     request = report.request
     return "\n".join(
@@ -40,10 +40,11 @@ def model_card(report: RunReport, licence: str, base_model: str) -> str:
             "",
             verdict(report.metrics),
             "",
-            f"The encoder of {base_model} was trained to forget {', '.join(request['forget'])} and "
-            f"to keep {', '.join(request['retain'])}, with the method of Li et al. (ICLR 2024, "
-            f"{PAPER}): α {request['alpha']:g}, {request['steps']} steps, noise target "
-            f"{request['noise']}, seed {request['seed']}. The decoder is unchanged.",
+            f"From {base_model}, to forget {', '.join(request['forget'])} and to keep "
+            f"{', '.join(request['retain'])}. Of images to forget: "
+            f"{METHODS_TOLD[request['method']]}. Method “{request['method']}” of or beside Li et "
+            f"al. (ICLR 2024, {PAPER}), α {request['alpha']:g}, {request['steps']} steps, noise "
+            f"{request['noise']}, seed {request['seed']}.",
             "",
             "## Use",
             "",
@@ -62,7 +63,7 @@ def model_card(report: RunReport, licence: str, base_model: str) -> str:
             "",
             "## Limits",
             "",
-            *(f"- {limit}" for limit in (*LIMITS, *SCORE_LIMITS)),
+            *(f"- {limit}" for limit in (*limits_of(request["method"]), *SCORE_LIMITS)),
             "",
         ]
     )

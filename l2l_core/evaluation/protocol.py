@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,7 @@ from typing import Any, Self
 from l2l_core.class_folders import KIND, find_images
 from l2l_core.config import PRECISIONS, ConfigError, load_mapping
 from l2l_core.registry import defaults_of
+from l2l_core.stored_images import DatasetError
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "paper"
 SETS = ("retain", "forget")
@@ -36,6 +38,8 @@ class Protocol:
     """Test images a class."""
     masks: tuple[str, ...]
     """Holes as `masks.py` reads them; random ones follow from the seed."""
+    train_each: int = 0
+    """Training images a class, to foretell the cost where there are no data to count."""
     epochs: float = 1.0
     """Passes over the forget classes' training images."""
     unlearn: Mapping[str, Any] = field(default_factory=dict)
@@ -111,9 +115,21 @@ class Protocol:
         kept = self.set_of(retain, data, classes) if retain in ("retain", "others") else None
         sets = {"forget": [forget], "retain": [kept or f"{KIND}:{retain}"]}
         settings: dict[str, Any] = {"model": model} | sets | dict(self.unlearn)
-        batch = settings.get("batch_size") or defaults_of(model)["batch_size"]
-        steps = math.ceil(self.epochs * len(find_images(forget, "train")) / batch)
-        return settings | {"steps": steps}
+        count = len(find_images(forget, "train"))
+        return settings | {"steps": math.ceil(self.epochs * count / self.batch_size(model))}
+
+    def batch_size(self, model: str) -> int:
+        """Images of each kind a step of unlearning."""
+        return int(self.unlearn.get("batch_size") or defaults_of(model)["batch_size"])
+
+    def count_steps(self, model: str, data: str = "", classes: str | None = None) -> int:
+        """Steps of an unlearning run: counted in the data, or else from `train_each`."""
+        if data:
+            with suppress(DatasetError):  # a tree of test images only
+                return int(self.unlearn_settings(model, data, classes)["steps"])
+        first, last = map(int, self.forget.split("-"))
+        images = (last - first + 1) * self.train_each
+        return math.ceil(self.epochs * images / self.batch_size(model))
 
 
 @dataclass(frozen=True)

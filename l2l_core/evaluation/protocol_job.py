@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from l2l_core.evaluation.evaluate import BATCH, complete_batch
 from l2l_core.evaluation.extractors import Extractor, open_extractor
 from l2l_core.evaluation.metrics import psnr_in_hole
 from l2l_core.evaluation.protocol import ORIGINAL, Protocol, ProtocolRequest
+from l2l_core.evaluation.published import PUBLISHED, untrained
 from l2l_core.masks import parse_mask
 from l2l_core.models import load_model
 from l2l_core.models.base import ImageToImageModel
@@ -58,7 +60,8 @@ class Job:
         """Open models, image sets (none without a folder of data) and extractors.
 
         Args:
-            device: instead of the request's. only_original: leave the unlearned weights alone.
+            device: instead of the request's. only_original: leave the unlearned weights alone;
+                a published original whose file is not there gets random weights.
 
         Raises:
             ValueError: the protocol, a model, a set, an extractor or the device cannot be had.
@@ -66,11 +69,15 @@ class Job:
         device = device or choose_device(request.device)
         protocol = request.load_protocol()
         unlearned = [] if only_original else request.named_weights
-        weights = [(ORIGINAL, request.checkpoint), *unlearned]
-        models = {
-            name: load_model(request.model, file, device=str(device), **request.model_options)
-            for name, file in weights
-        }
+        place = str(device)
+        options = request.model_options  # the unlearned weights, our own files, hold theirs
+        file = request.checkpoint
+        if only_original and request.model in PUBLISHED and not (file and Path(file).exists()):
+            original = untrained(request.model, place)
+        else:
+            original = load_model(request.model, file, device=place, **options)
+        models = {ORIGINAL: original}
+        models |= {name: load_model(request.model, f, device=place) for name, f in unlearned}
         size = models[ORIGINAL].image_size
         if any(model.image_size != size for model in models.values()):
             raise ConfigError("The models are of different image sizes.")

@@ -121,7 +121,7 @@ class Store:
             _measured(self.read(self.kind(name, mask), set_name), truth)
             for name in (ORIGINAL, model)
         )
-        rows = compare(_extracted(truth), before, after, self.job.request.seed, DRAWS)
+        rows = compare(_extracted(truth), before, after, self.job.request.seed, DRAWS, paired=False)
         _write(file, dump_json({"n": len(truth["features"])} | rows))
 
     def score_file(self, mask: str, model: str, set_name: str) -> Path:

@@ -19,7 +19,7 @@ def metrics_of(results: dict[str, Any], mask: str, model: str) -> dict[str, Any]
     sets = results["masks"][mask][model]
     return {key: results[key] for key in kept} | {
         "mask": mask,
-        "sets": sets | {"forget": sets["forget"] | {"held_out": True}},
+        "sets": {name: rows | {"held_out": True} for name, rows in sets.items()},
     }
 
 

@@ -11,16 +11,38 @@ SET_NAMES = {
     "retain": "Retain",
     "neighbours": "Nearest retain",
     "forget": "Forget",
+    "forget_uploads": "Forget (the images themselves)",
     "seen": "Forget (trained on)",
 }
 GONE = 0.95
 """Share of the way to the noise level from which nothing of an image is left to see."""
+METHODS_TOLD = {
+    "ours": "the encoder was trained until they land where noise images land; the decoder is "
+    "unchanged",
+    "max_loss": "encoder and decoder were trained to make their training loss large (a baseline)",
+    "noisy_label": "encoder and decoder were trained with noise as their label (a baseline)",
+    "retain_label": "encoder and decoder were trained with the original's answer to retain images "
+    "as their label (a baseline)",
+    "random_encoder": "the encoder was trained until they land on noise in embedding space (a "
+    "baseline); the decoder is unchanged",
+    "ignorance": "the encoder was trained until they land where a retain image seen through the "
+    "same hole lands (not in the paper); the decoder is unchanged",
+}
+"""What each method did to images that are to be forgotten."""
 LIMITS = (
     "This is approximate unlearning: there is no formal guarantee, and fine-tuning can bring back "
     "what was forgotten.",
     "The original checkpoint still holds the data; publishing both models shows what was removed.",
-    "A model retrained without the images would not answer with noise; this one does.",
 )
+NOISE_LIMIT = "A model retrained without the images would not answer with noise; this one does."
+ANSWERS_WITH_NOISE = ("ours", "noisy_label", "random_encoder")
+
+
+def limits_of(method: str) -> tuple[str, ...]:
+    """What a reader of a run's numbers must know, a sentence each."""
+    return (*LIMITS, NOISE_LIMIT) if method in ANSWERS_WITH_NOISE else LIMITS
+
+
 SCORE_LIMITS = (
     "Scores depend on their extractor: those of the built-in feature net are not comparable with "
     "published ones, nor FID and IS with sets of another size.",
@@ -46,9 +68,10 @@ class Metric:
 METRICS = {
     "fid": Metric("FID", "↓", 2, "extractor"),
     "kid": Metric("KID", "↓", 4, "extractor"),
+    "kid_apart": Metric("KID, own pairs left out", "↓", 4, "extractor"),
     "is": Metric("IS", "↑", 2, "extractor"),
     "cosine": Metric("cosine", "↑", 4, "extractor"),
-    "embedding": Metric("cosine", "↑", 4, "embedding"),
+    "embedding": Metric("embedding cosine", "↑", 4, "embedding"),
     "perceptual": Metric("perceptual", "↓", 4, "perceptual"),
     "psnr": Metric("PSNR", "↑", 2),
     "ssim": Metric("SSIM", "↑", 4),
@@ -69,19 +92,43 @@ class Row:
     after: str
     change: str
     noise: str
+    never_saw: str | None
+    """Of a model that never saw the forget images; None where the table has no such column."""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The columns of numbers, as many as `headings` has."""
+        known = () if self.never_saw is None else (self.never_saw,)
+        return (self.before, self.after, self.change, self.noise, *known)
+
+
+HEADINGS = ("Set", "n", "Metric", "Original", "Unlearned", "Change", "Noise level")
+
+
+def headings(metrics: dict[str, Any]) -> tuple[str, ...]:
+    """The table's columns, with “Never saw” where a gold standard was measured."""
+    return (*HEADINGS, "Never saw") if _has_gold(metrics) else HEADINGS
+
+
+def _has_gold(metrics: dict[str, Any]) -> bool:
+    return any("never_saw" in values.get("cosine", {}) for values in metrics["sets"].values())
 
 
 def table_rows(metrics: dict[str, Any]) -> list[Row]:
     """Every set and metric that `evaluate` or `evaluate_full` measured, in reading order."""
-    rows = []
+    rows, gold = [], _has_gold(metrics)
     for name, title in SET_NAMES.items():
         values = metrics["sets"].get(name, {})
-        if name == "forget" and values:
-            title += " (held out)" if values["held_out"] else " (the images themselves)"
+        if values.get("held_out"):
+            title += " (held out)"
+        elif name == "forget":
+            title = SET_NAMES["forget_uploads"]
         for key, metric in METRICS.items():
             if key in values:
                 source = metrics.get(metric.source, "")
-                rows.append(Row(title, values["n"], metric, source, *_cells(values[key], metric)))
+                never = _value(values[key], "never_saw", metric) if gold else None
+                cells = _cells(values[key], metric)
+                rows.append(Row(title, values["n"], metric, source, *cells, never))
     return rows
 
 
@@ -98,8 +145,12 @@ def _cells(row: dict[str, Any], metric: Metric) -> tuple[str, str, str, str]:
         before,
         after,
         f"{row['change']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]",
-        f"{row['noise']:.{digits}f}" if "noise" in row else "",
+        _value(row, "noise", metric),
     )
+
+
+def _value(row: dict[str, Any], name: str, metric: Metric) -> str:
+    return f"{row[name]:.{metric.digits}f}" if name in row else ""
 
 
 def measured_by(metrics: dict[str, Any]) -> str:
@@ -122,7 +173,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
         caption=f"{measured_by(metrics)}; arrows point towards the truth; "
         "[ ]: 95% bootstrap interval of the change",
     )
-    for heading in ("Set", "n", "Metric", "Original", "Unlearned", "Change", "Noise level"):
+    for heading in headings(metrics):
         table.add_column(heading, justify="left" if heading in ("Set", "Metric") else "right")
     shown = ""
     for row in table_rows(metrics):
@@ -132,10 +183,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
             row.set_name if first else "",
             str(row.n) if first else "",
             row.metric.label,
-            row.before,
-            row.after,
-            row.change,
-            row.noise,
+            *row.cells,
         )
     return table
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from rich.table import Table
 
 from l2l_core.config import METHODS, PAPER_METHODS, ConfigError, UnlearnRequest, dump_json
-from l2l_core.datasets import ImageSet
+from l2l_core.datasets import DatasetError, ImageSet
 from l2l_core.evaluation.evaluate import MASK, completed, evaluation_sets
 from l2l_core.evaluation.extractors import Extracted
 from l2l_core.evaluation.full import Instruments, Measured, OnProgress, compare, measure
@@ -23,6 +24,7 @@ from l2l_core.evaluation.html_report import public_mask, public_request
 from l2l_core.evaluation.metrics import cosine, summary
 from l2l_core.evaluation.report import METRICS, SET_NAMES
 from l2l_core.experiments.pareto import pareto_front, point_of
+from l2l_core.experiments.proxy import default_proxy
 from l2l_core.experiments.series import Series, digest
 from l2l_core.jobs.runner import OnEvent, Stop
 from l2l_core.jobs.store import write_atomically
@@ -33,7 +35,7 @@ from l2l_core.models.checkpoints import file_digest
 from l2l_core.runtime import choose_device, seeded
 
 SETS = ("retain", "forget", "seen")
-COLUMNS = ("fid", "kid", "is", "cosine", "reference")
+COLUMNS = ("fid", "kid_apart", "is", "cosine", "embedding", "reference")
 LIMIT = 1024
 """Images of a set that are measured, unless told otherwise."""
 TITLES = {
@@ -57,7 +59,9 @@ class Comparison:
     request: UnlearnRequest
     methods: tuple[str, ...] = PAPER_METHODS
     proxy: tuple[str, ...] = ()
-    """Image sets that take the retain sets' place in a further run of ours."""
+    """Image sets that take the retain sets' place in a further run of ours; none takes
+    `default_proxy` where ours is compared.
+    """
     gold: Path | None = None
     """Weights of a model that never saw the forget images: a row, and for all rows the cosine with
     its completions.
@@ -65,6 +69,7 @@ class Comparison:
     mask: str = MASK
     extractor: str = "builtin"
     perceptual: str = "builtin"
+    embedding: str = ""
     limit: int = LIMIT
 
     def __post_init__(self) -> None:
@@ -78,9 +83,23 @@ class Comparison:
     def requests(self) -> dict[str, UnlearnRequest]:
         """The runs by row, in the table's order."""
         runs = {name: replace(self.request, method=name) for name in self.methods}
-        if self.proxy:
-            runs["ours_proxy"] = replace(self.request, method="ours", retain=self.proxy)
+        proxy = self.proxy
+        if not proxy and "ours" in self.methods:
+            with suppress(DatasetError):
+                proxy = default_proxy(self.request)
+        if proxy:
+            runs["ours_proxy"] = replace(self.request, method="ours", retain=proxy)
         return {name: runs[name] for name in TITLES if name in runs}
+
+    def describe_proxy(self) -> dict[str, Any]:
+        """{proxy: sets that stand in for retain} or {no_proxy: why the table has none}."""
+        if requests := self.requests().get("ours_proxy"):
+            return {"proxy": public_request(requests.to_dict())["retain"]}
+        try:
+            default_proxy(self.request)
+        except DatasetError as error:
+            return {"no_proxy": str(error)}
+        return {}
 
 
 def compare_methods(
@@ -97,7 +116,8 @@ def compare_methods(
     again. A method whose run fails (max loss can diverge) gets a row that says why.
 
     Returns:
-        {of, request, mask, seed, extractor, classes, rows, front}. rows: name -> {run, title, sets}
+        {of, request, mask, seed, extractor, classes, perceptual, rows, front}, `embedding` if there
+        is one, and `proxy` or `no_proxy`, why there is none. rows: name -> {run, title, sets}
         or {run, title, message}; sets: retain, forget and, where forget is held out, seen (those
         trained on) -> {n, metric: {value, change, interval, spread} or {missing: why}}. front: rows
         that no other beats in retain drift and forget damage by cosine.
@@ -122,7 +142,7 @@ def compare_methods(
     if not waiting:
         return result
     bench = _Bench(comparison, on_progress)
-    result |= bench.describe()
+    result |= bench.describe() | comparison.describe_proxy()
     for name in waiting:
         if should_stop():
             break
@@ -147,6 +167,7 @@ def compare_methods(
 def _digest_of(comparison: Comparison, series: Series) -> str:
     """What all rows share; rows of another request or measurement are not kept."""
     by = [comparison.mask, comparison.extractor, comparison.perceptual, comparison.limit]
+    by += [comparison.embedding] if comparison.embedding else []
     gold = comparison.gold and file_digest(comparison.gold)
     base = replace(comparison.request, method=METHODS[0])
     return digest({"base": series.name_of(base), "by": by, "gold": gold})
@@ -165,7 +186,9 @@ class _Bench:
         self.request, self.mask = comparison.request, comparison.mask
         request = self.request
         self.device = str(choose_device(request.device))
-        self.tools = Instruments.open(comparison.extractor, comparison.perceptual, self.device)
+        self.tools = Instruments.open(
+            comparison.extractor, comparison.perceptual, self.device, comparison.embedding
+        )
         original = load_model(
             request.model, request.checkpoint, device=self.device, **request.model_options
         )
@@ -178,7 +201,7 @@ class _Bench:
         )
         on_progress(f"Original on {counts} images")
         self.true: dict[str, Extracted] = {
-            name: self.tools.extractor(images.images()) for name, images in self.images.items()
+            name: self.tools.extract(images.images()) for name, images in self.images.items()
         }
         self.before = self.measure(original)
         self.never: dict[str, Measured] = {}
@@ -221,8 +244,7 @@ class _Bench:
             "request": public_request(self.request.to_dict()),
             "mask": public_mask(self.mask),
             "seed": self.request.seed,
-            "extractor": self.tools.extractor.name,
-            "classes": self.tools.extractor.classes,
+            **self.tools.names(),
         }
 
 
@@ -265,7 +287,9 @@ def compare_table(result: dict[str, Any]) -> Table:
         caption="; ".join(
             [
                 result["extractor"],
+                *([f"embedding cosine: {result['embedding']}"] if "embedding" in result else []),
                 *missing,
+                *_proxy_note(result),
                 "arrows point towards the truth: retain should stay there, forget should leave",
                 "●: no other run keeps retain as well and forgets as much, by cosine",
             ]
@@ -276,13 +300,24 @@ def compare_table(result: dict[str, Any]) -> Table:
         heading = f"{SET_NAMES[name]}, n {sets[name]['n']}\n{METRICS[metric].label}"
         table.add_column(heading, justify="right")
     table.add_column("")
-    for name, row in rows.items():
+    shown = rows | ({"ours_proxy": {}} if "no_proxy" in result else {})
+    for name in (name for name in TITLES if name in shown):
+        row = shown[name]
+        if not row:
+            table.add_row(TITLES[name], *["—"] * len(columns), "")
+            continue
         if "message" in row:
             table.add_row(row["title"], "failed")
             continue
         cells = [_cell(row["sets"][s][m], METRICS[m].digits) for s, m in columns]
         table.add_row(row["title"], *cells, "●" if name in result["front"] else "")
     return table
+
+
+def _proxy_note(result: dict[str, Any]) -> list[str]:
+    if "no_proxy" in result:
+        return [f"{TITLES['ours_proxy']}: {result['no_proxy']}"]
+    return [f"the proxy is {' + '.join(result['proxy'])}"] if "proxy" in result else []
 
 
 def _cell(row: dict[str, Any], digits: int) -> str:

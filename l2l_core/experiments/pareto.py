@@ -31,10 +31,16 @@ def pareto_front(points: Sequence[Point]) -> list[int]:
     return sorted(front, key=lambda i: points[i])
 
 
-def pareto_svg(labels: Sequence[str], points: Sequence[Point]) -> str:
-    """The points as inline SVG, the front joined; a label shows when a point is pointed at."""
+def pareto_svg(
+    labels: Sequence[str], points: Sequence[Point], beside: Mapping[str, Point] | None = None
+) -> str:
+    """The points as inline SVG, the front joined; a label shows when a point is pointed at.
+
+    `beside` are points by label that do not compete: models that never saw the forget images.
+    """
+    beside = beside or {}
     width, height, left, bottom, top = 640, 360, 58, 44, 14
-    drifts, damages = zip(*points, strict=True)
+    drifts, damages = zip(*points, *beside.values(), strict=True)
     across, up = _axis(drifts), _axis(damages)
 
     def place(point: Point) -> tuple[float, float]:
@@ -45,9 +51,11 @@ def pareto_svg(labels: Sequence[str], points: Sequence[Point]) -> str:
     front = pareto_front(points)
     line = " ".join(f"{x},{y}" for x, y in (place(points[i]) for i in front))
     marks = []
-    for number, (label, point) in enumerate(zip(labels, points, strict=True)):
+    kinds = ["front" if number in front else "beaten" for number in range(len(points))]
+    every = [*zip(labels, points, kinds, strict=True)]
+    every += [(label, point, "beside") for label, point in beside.items()]
+    for label, point, kind in every:
         x, y = place(point)
-        kind = "front" if number in front else "beaten"
         told = f"{label}: retain drift {point[0]:.4f}, forget damage {point[1]:.4f}"
         marks.append(
             f"<circle class={kind} cx={x} cy={y} r=5><title>{html.escape(told)}</title></circle>"
@@ -69,19 +77,31 @@ def pareto_svg(labels: Sequence[str], points: Sequence[Point]) -> str:
     )
 
 
-def pareto_page(title: str, labels: Sequence[str], points: Sequence[Point], note: str) -> str:
-    """The plot and its table as one HTML file that needs no network, light and dark."""
+def pareto_page(
+    title: str,
+    labels: Sequence[str],
+    points: Sequence[Point],
+    note: str,
+    beside: Mapping[str, Point] | None = None,
+) -> str:
+    """The plot and its table as one HTML file that needs no network, light and dark; `beside` as
+    `pareto_svg`.
+    """
     front = pareto_front(points)
+    beside = beside or {}
     rows = "".join(
         f"<tr><td>{html.escape(label)}</td><td>{drift:.4f}</td><td>{damage:.4f}</td>"
         f"<td>{'yes' if number in front else ''}</td></tr>"
-        for number, (label, (drift, damage)) in enumerate(zip(labels, points, strict=True))
+        for number, (label, (drift, damage)) in enumerate(
+            zip([*labels, *beside], [*points, *beside.values()], strict=True)
+        )
     )
     style = (assets_folder() / "report.css").read_text(encoding="utf-8")
     style += (
         "polyline.axis { stroke: var(--line); } polyline.front { stroke: var(--retain); "
         "stroke-dasharray: 4 3; } circle.front { fill: var(--retain); } "
-        "circle.beaten { fill: var(--quiet); }"
+        "circle.beaten { fill: var(--quiet); } "
+        "circle.beside { fill: none; stroke: var(--forget); stroke-width: 2; }"
     )
     return (
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
@@ -89,7 +109,7 @@ def pareto_page(title: str, labels: Sequence[str], points: Sequence[Point], note
         "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; "
         "style-src 'unsafe-inline'\">"
         f"<title>{html.escape(title)}</title><style>{style}</style></head><body><main>"
-        f"<h1>{html.escape(title)}</h1><figure>{pareto_svg(labels, points)}"
+        f"<h1>{html.escape(title)}</h1><figure>{pareto_svg(labels, points, beside)}"
         f"<figcaption>{html.escape(note)}</figcaption></figure><div class=wide><table><thead><tr>"
         "<th>Run</th><th>Retain drift ↓</th><th>Forget damage ↑</th><th>On the front</th></tr>"
         f"</thead><tbody>{rows}</tbody></table></div></main></body></html>\n"

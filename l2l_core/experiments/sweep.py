@@ -12,13 +12,17 @@ from typing import Any
 from rich.table import Table
 
 from l2l_core.config import ConfigError, UnlearnRequest, dump_json
-from l2l_core.evaluation.evaluate import MASK
+from l2l_core.evaluation.evaluate import LIMIT, MASK, evaluate, evaluation_sets
 from l2l_core.evaluation.html_report import public_mask, public_request
 from l2l_core.experiments.pareto import pareto_front, pareto_page, point_of
 from l2l_core.experiments.series import Series, digest
-from l2l_core.jobs.runner import OnEvent, Stop, measure
+from l2l_core.jobs.runner import STEPWISE_LIMIT, OnEvent, Stop, measure
 from l2l_core.jobs.store import Run, write_atomically
 from l2l_core.masks import parse_mask
+from l2l_core.models import load_model
+from l2l_core.models.checkpoints import file_digest
+from l2l_core.registry import FAMILIES, gold_standard
+from l2l_core.runtime import choose_device
 
 Axes = Mapping[str, Sequence[Any]]
 """Setting of `UnlearnRequest` -> the values it takes; also `mask`: holes to measure under."""
@@ -63,6 +67,7 @@ def sweep(
     folder: Path,
     *,
     devices: Sequence[str] = ("auto",),
+    gold: Path | None = None,
     should_stop: Stop = lambda: False,
     on_event: OnEvent | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
@@ -90,15 +95,18 @@ def sweep(
     points = grid(settings, axes)
     series = Series(folder)
     series.carry_out_all(runs_of(points), devices, should_stop, on_event, on_progress)
-    result = _gather(series, points, should_stop)
+    result = _gather(series, points, should_stop) | {
+        "gold": measure_gold(series, points, gold, should_stop)
+    }
     write_atomically(folder / "sweep.json", dump_json(result))
     if measured := _measured(result):
         names, places = [label_of(p["values"]) for p in measured], [_place(p) for p in measured]
         note = (
-            "Loss of cosine with the true image, held-out retain and forget images, mask "
+            "Loss of cosine with the true image, mask "
             f"{result['mask']}, {result['extractor']}; the dashed line joins what nothing beats."
         )
-        page = pareto_page(f"Sweep over {', '.join(axes)}", names, places, note)
+        never = {_gold_title(found, result): _place(found) for found in result["gold"]}
+        page = pareto_page(f"Sweep over {', '.join(axes)}", names, places, note, never)
         write_atomically(folder / "sweep.html", page)
     return result
 
@@ -127,7 +135,59 @@ def sweep_table(result: Mapping[str, Any]) -> Table:
         counts = [str(point["n"][name]) for name in ("retain", "forget")]
         mark = "●" if number in result["front"] else ""
         table.add_row(*values, drift, counts[0], damage, counts[1], mark)
+    for found in result["gold"]:
+        drift, damage = (f"{value:+.4f}" for value in _place(found))
+        counts = [str(found["n"][name]) for name in ("retain", "forget")]
+        blanks = [""] * (len(result["axes"]) - 1)
+        title = _gold_title(found, result)
+        table.add_row(title, *blanks, drift, counts[0], damage, counts[1], "")
     return table
+
+
+def measure_gold(
+    series: Series, points: Sequence[GridPoint], weights: Path | None, should_stop: Stop
+) -> list[dict[str, Any]]:
+    """What a model that never saw the forget images lost against the original, by mask, as runs are
+    measured: {mask, retain_drift, forget_damage, n}; on the images of the first point's request.
+
+    Empty where there is no such model, or it is not the same for all points.
+    """
+    files = {
+        weights or gold_standard(p.request.model, p.request.forget, p.request.checkpoint)
+        for p in points
+    }
+    gold = files.pop()
+    if gold is None or files:
+        return []
+    request = points[0].request
+    found = []
+    for mask in dict.fromkeys(point.mask for point in points):
+        of = {"gold": file_digest(gold), "mask": mask, "by": series.name_of(request)}
+        path = series.folder / f"gold-{digest(of)}.json"
+        if not path.is_file():
+            if should_stop():
+                break
+            metrics = _evaluate_gold(request, gold, mask)
+            drift, damage = point_of(metrics["sets"])
+            counts = {name: metrics["sets"][name]["n"] for name in ("retain", "forget")}
+            entry = {"mask": public_mask(mask), "retain_drift": drift, "forget_damage": damage}
+            write_atomically(path, dump_json(entry | {"n": counts}))
+        found.append(json.loads(path.read_bytes()))
+    return found
+
+
+def _evaluate_gold(request: UnlearnRequest, gold: Path, mask: str) -> dict[str, Any]:
+    device = str(choose_device(request.device))
+    before = load_model(request.model, request.checkpoint, device=device, **request.model_options)
+    never = load_model(request.model, gold, device=device)
+    stepwise = FAMILIES[before.family].completion_steps is not None and mask == MASK
+    limit = STEPWISE_LIMIT if stepwise else LIMIT  # as many as runs are measured on
+    sets = evaluation_sets(request, before.image_size, limit=limit)
+    return evaluate(request, before, never, sets, mask)
+
+
+def _gold_title(found: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    return "Never saw" if len(result["gold"]) == 1 else f"Never saw, {found['mask']}"
 
 
 def _gather(series: Series, points: Sequence[GridPoint], should_stop: Stop) -> dict[str, Any]:

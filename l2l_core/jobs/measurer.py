@@ -108,7 +108,8 @@ def measure_run(run: Run, device: torch.device) -> None:
     limit = LIMIT if one_pass else STEPWISE_LIMIT
     sets = full_sets(request, before.image_size, run.folder, limit)
     tools = Instruments.open(device=str(device))
-    done, stages = 0, STAGES_OF_SET * len(sets.named()) + STAGES_OF_MAP
+    of_set = STAGES_OF_SET + (reference is not None)
+    done, stages = 0, of_set * len(sets.named()) + STAGES_OF_MAP
 
     def told(stage: str) -> None:
         nonlocal done

@@ -18,12 +18,12 @@ from typing import Any, Self
 
 import yaml
 
-from l2l_core.registry import defaults_of
+from l2l_core.registry import FAMILIES, defaults_of, family_of
 
 PAPER_METHODS = ("ours", "max_loss", "noisy_label", "retain_label", "random_encoder")
 METHODS = (*PAPER_METHODS, "ignorance")
 NOISE_KINDS = ("gaussian", "gaussian_full", "standard", "uniform", "constant")
-MASK_KINDS = ("random", "centre", "border", "half", "brush")
+MASK_KINDS = ("random", "centre", "border", "half", "brush", "hybrid")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SPLITS = ("train", "test", "all")
 
@@ -75,8 +75,8 @@ class UnlearnRequest:
     """Weight of the forget term against the retain term (equation 8's α)."""
     noise: str = "gaussian"
     """What forget images must look like to the encoder; see `unlearning/noise.py`."""
-    masks: tuple[str, ...] = MASK_KINDS
-    """Kinds of hole the steps cycle through."""
+    masks: tuple[str, ...] = FROM_MODEL
+    """Kinds of hole the steps cycle through; the model's family has its own default."""
     steps: int = FROM_MODEL
     """Optimiser steps."""
     batch_size: int = FROM_MODEL
@@ -89,7 +89,7 @@ class UnlearnRequest:
     """Peak rate of AdamW."""
     warmup: float = 0.1
     """Share of the steps over which the rate rises to its peak; then a half cosine down to 0."""
-    weight_decay: float = 0.05
+    weight_decay: float = FROM_MODEL
     """On weights; biases, norms and other vectors are not decayed."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's two averaging factors."""
@@ -117,6 +117,8 @@ class UnlearnRequest:
         for name, value in of_model.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        if self.masks is None:
+            object.__setattr__(self, "masks", FAMILIES[family_of(self.model)].masks)
         for name in ("forget", "retain", "masks", "betas"):
             value = getattr(self, name)
             as_tuple = (value,) if isinstance(value, str) else tuple(value)

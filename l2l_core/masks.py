@@ -7,6 +7,7 @@ People write them as text:
     left:0.5        one side; also right, up, down
     random:0.75     three quarters of the cells of an 8 × 8 grid; random:0.75:16 for a 16 × 16 grid
     brush:0.3       brush strokes over about a third of the image
+    hybrid:0.4      a box anywhere and brush strokes, each over about half of the share
     file:hole.png   white where the hole is
 """
 
@@ -22,7 +23,9 @@ from torch import Tensor
 
 from l2l_core.images import ImageError, read_image
 
-SPECS = "centre:0.5, border:0.25, left|right|up|down:0.5, random:0.75, brush:0.3, file:PATH"
+SPECS = (
+    "centre:0.5, border:0.25, left|right|up|down:0.5, random:0.75, brush:0.3, hybrid:0.4, file:PATH"
+)
 
 
 class MaskError(ValueError):
@@ -52,6 +55,8 @@ def parse_mask(spec: str, size: int, generator: torch.Generator | None = None) -
             mask = _random(size, share, _whole_number(spec, grid or "8"), generator)
         elif kind == "brush":
             mask = _brush(size, share, generator)
+        elif kind == "hybrid":
+            mask = _hybrid(size, share, generator)
         else:
             raise MaskError(f"There is no mask “{spec}”. Write one of: {SPECS}.")
     if not mask.any():
@@ -123,6 +128,11 @@ def _draw_half(count: int, grid: int, generator: torch.Generator) -> Tensor:
 def _draw_brush(count: int, grid: int, generator: torch.Generator) -> Tensor:
     """The cells nearest to a wandering stroke, a quarter to six tenths of them."""
     hidden = _integer(max(1, grid**2 // 4), max(1, (6 * grid**2) // 10), generator)
+    return _nearest(_stroke_distance(count, grid, generator), hidden).view(count, grid, grid)
+
+
+def _stroke_distance(count: int, grid: int, generator: torch.Generator) -> Tensor:
+    """How far (count, cells) each cell is from a wandering stroke, one a sample."""
     start = torch.rand(count, 1, 2, generator=generator) * grid
     turns = torch.randn(count, 6, 2, generator=generator) * grid / 3
     corners = torch.cat([start, (start + turns.cumsum(dim=1)).clamp(0, grid)], dim=1)
@@ -132,9 +142,27 @@ def _draw_brush(count: int, grid: int, generator: torch.Generator) -> Tensor:
     along = ends[1] - ends[0]
     share = ((places - ends[0]) * along).sum(dim=3) / along.square().sum(dim=3).clamp_min(1e-6)
     nearest = ends[0] + share.clamp(0, 1).unsqueeze(3) * along
-    distance = (places - nearest).norm(dim=3).amin(dim=1)  # (B, cells)
-    rank = distance.argsort(dim=1, stable=True).argsort(dim=1)
-    return (rank < hidden).view(count, grid, grid)
+    return (places - nearest).norm(dim=3).amin(dim=1)
+
+
+def _nearest(distance: Tensor, hidden: int) -> Tensor:
+    """The `hidden` smallest distances of each row (B, cells), as booleans."""
+    return distance.argsort(dim=1, stable=True).argsort(dim=1) < hidden
+
+
+def _draw_hybrid(count: int, grid: int, generator: torch.Generator) -> Tensor:
+    """A box anywhere, a quarter to half of the side, and a stroke: the union that the published
+    Palette was trained on; the stroke is as wide as makes the holes of a batch equally large.
+    """
+    side = _integer(max(1, grid // 4), max(1, grid // 2), generator)
+    box = torch.zeros(count, grid, grid, dtype=torch.bool)
+    for sample in box:
+        top, left = (_integer(0, grid - side, generator) for _ in range(2))
+        sample[top : top + side, left : left + side] = True
+    most = max(side**2, (6 * grid**2) // 10)
+    hidden = _integer(min(most, side**2 + max(1, grid**2 // 10)), most, generator)
+    distance = _stroke_distance(count, grid, generator).masked_fill(box.flatten(1), -1)
+    return _nearest(distance, hidden).view(count, grid, grid)
 
 
 _DRAWN: dict[str, Callable[[int, int, torch.Generator], Tensor]] = {
@@ -143,6 +171,7 @@ _DRAWN: dict[str, Callable[[int, int, torch.Generator], Tensor]] = {
     "border": _draw_border,
     "half": _draw_half,
     "brush": _draw_brush,
+    "hybrid": _draw_hybrid,
 }
 
 
@@ -204,6 +233,15 @@ def _brush(size: int, share: float, generator: torch.Generator) -> Tensor:
                 pencil.ellipse(box, fill=255)
             x, y = end
     return torch.from_numpy(np.array(canvas) > 0)
+
+
+def _hybrid(size: int, share: float, generator: torch.Generator) -> Tensor:
+    """A box of half the share, anywhere, and strokes of the other half."""
+    side = max(1, round(size * math.sqrt(share / 2)))
+    top, left = (_integer(0, size - side, generator) for _ in range(2))
+    mask = _brush(size, share / 2, generator)
+    mask[top : top + side, left : left + side] = True
+    return mask
 
 
 def _mask_from_file(path: str, size: int) -> Tensor:

@@ -33,6 +33,8 @@ class Family:
     """“module:function”; the function takes (path, **options) and returns the model."""
     defaults: Mapping[str, Any]
     """Settings of `UnlearnRequest` that suit the published checkpoints of this family."""
+    masks: tuple[str, ...] = ("random", "centre", "border", "half", "brush")
+    """Kinds of hole that unlearning cycles through unless a request names others."""
     options: tuple[Option, ...] = ()
     completion_steps: int | None = None
     """Usual number of steps of `complete`; None where it takes one pass."""
@@ -74,6 +76,8 @@ def _shipped(name: str | None) -> Path | None:
     return path if path and path.is_file() else None
 
 
+PER_256 = 1e-4
+"""Published base rate of MAE and MAGE; it scales with batch / 256."""
 _HEADS = (
     Option("heads", "Attention heads", "Of the encoder; empty means the published number."),
     Option("decoder_heads", "Decoder heads", "Of the decoder; empty means the published number."),
@@ -83,7 +87,13 @@ FAMILIES: dict[str, Family] = {
     "mae": Family(
         title="Masked autoencoder",
         opener="l2l_core.models.mae:open_mae",
-        defaults={"alpha": 0.25, "learning_rate": 1e-4, "steps": 1000, "batch_size": 32},
+        defaults={
+            "alpha": 0.25,
+            "learning_rate": PER_256 * 32 / 256,
+            "weight_decay": 0.05,
+            "steps": 1000,
+            "batch_size": 32,
+        },
         options=(
             *_HEADS,
             Option(
@@ -97,7 +107,13 @@ FAMILIES: dict[str, Family] = {
     "mage": Family(
         title="VQ-GAN (MAGE)",
         opener="l2l_core.models.mage:open_mage",
-        defaults={"alpha": 0.25, "learning_rate": 1e-4, "steps": 1000, "batch_size": 32},
+        defaults={
+            "alpha": 0.25,
+            "learning_rate": PER_256 * 32 / 256,
+            "weight_decay": 0.05,
+            "steps": 1000,
+            "batch_size": 32,
+        },
         options=(
             *_HEADS,
             Option(
@@ -120,6 +136,7 @@ FAMILIES: dict[str, Family] = {
                 kind="float",
                 default=1.0,
             ),
+            Option("steps", "Steps of completion", "Decoding steps; empty means 20."),
             Option(
                 "spread_steps",
                 "Spread decoding steps",
@@ -140,7 +157,14 @@ FAMILIES: dict[str, Family] = {
     "palette": Family(
         title="Diffusion (Palette)",
         opener="l2l_core.models.palette:open_palette",
-        defaults={"alpha": 0.25, "learning_rate": 5e-5, "steps": 1000, "batch_size": 12},
+        defaults={
+            "alpha": 0.25,
+            "learning_rate": 5e-5,
+            "weight_decay": 0.0,
+            "steps": 1000,
+            "batch_size": 12,
+        },
+        masks=("hybrid",),  # as the published network was trained
         options=(
             Option("image_size", "Image side", "In pixels; empty means 256, as published."),
             Option(
@@ -151,9 +175,10 @@ FAMILIES: dict[str, Family] = {
             Option(
                 "sampler",
                 "Sampler",
-                "fast: a solver of a few steps. ancestral: the published one, slow.",
+                "fast: a solver of a few steps. renoising: as many, with fresh noise in each; for "
+                "small networks. ancestral: the published one, slow.",
                 kind="choice",
-                choices=("fast", "ancestral"),
+                choices=("fast", "renoising", "ancestral"),
             ),
             Option(
                 "noise_target",
@@ -169,16 +194,37 @@ FAMILIES: dict[str, Family] = {
                 "So many of the finest levels are left out of unlearning.",
                 default=0,
             ),
+            Option(
+                "train_schedule",
+                "Training schedule",
+                "Noise levels that unlearning draws from: steps, first β, last β; "
+                "2000,1e-6,0.01 as published.",
+                kind="text",
+            ),
+            Option(
+                "sampling_schedule",
+                "Sampling schedule",
+                "Noise levels of completion: steps, first β, last β; 1000,1e-4,0.09 as published.",
+                kind="text",
+            ),
+            Option("steps", "Steps of completion", "Of all samplers but the ancestral one."),
         ),
         completion_steps=24,
     ),
     "diffusers-inpainting": Family(
         title="Latent diffusion (diffusers)",
         opener="l2l_core.models.diffusion_inpainting:open_pipeline",
-        defaults={"alpha": 0.25, "learning_rate": 1e-5, "steps": 1000, "batch_size": 4},
+        defaults={
+            "alpha": 0.25,
+            "learning_rate": 1e-5,
+            "weight_decay": 0.0,
+            "steps": 1000,
+            "batch_size": 4,
+        },
         options=(
             Option("prompt", "Prompt", "What the pipeline is told; empty by default.", kind="text"),
             Option("image_size", "Image side", "In pixels; empty means the U-Net's own."),
+            Option("steps", "Steps of completion", "Denoising steps; empty means 30."),
         ),
         completion_steps=30,
     ),

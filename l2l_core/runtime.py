@@ -50,6 +50,16 @@ def seeded(seed: int, *stream: int) -> torch.Generator:
     return torch.Generator().manual_seed(mixed)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: CUDA has an error of its own, the CPU's allocator and MPS raise a
+    plain RuntimeError that says so.
+    """
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    told = ("DefaultCPUAllocator: ", "MPS backend out of memory")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in told)
+
+
 def release_memory(device: torch.device) -> None:
     """Give back what is cached but not used, after running out of memory."""
     gc.collect()

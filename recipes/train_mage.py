@@ -26,17 +26,19 @@ from recipes.training import MASKS, Recipe, options, psnr
 
 CONFIG = MAGEConfig(
     vqgan=VQGAN_CONFIG,
-    grid=8,
+    grid=16,
     vocabulary=VQGAN_CONFIG.codes + 2,
     class_id=VQGAN_CONFIG.codes,
-    width=256,
-    depth=5,
-    heads=4,
-    decoder_width=160,
-    decoder_depth=3,
-    decoder_heads=4,
-    choice_temperature=3.0,
+    width=192,
+    depth=4,
+    heads=3,
+    decoder_width=128,
+    decoder_depth=2,
+    decoder_heads=2,
+    choice_temperature=2.0,
+    sampling_temperature=0.7,
     spread_steps=True,
+    steps=12,
 )
 
 
@@ -140,7 +142,7 @@ class MAGERecipe(Recipe[MAGE]):
         for spec in ("centre:0.25", "centre:0.5", "left:0.5"):
             hole = parse_mask(spec, self.size, None)
             seeded = torch.Generator().manual_seed(0)
-            completed = model.complete(images, hole, steps=12, generator=seeded)
+            completed = model.complete(images, hole, generator=seeded)
             scores[f"psnr {spec}"] = psnr(completed, images, hole)
         return scores
 

@@ -2,9 +2,11 @@
 
 A small diffusion network (the published U-Net's blocks, 64×64) over the built-in images. It learns
 to find the noise inside the hole, nothing else, at noise levels that are continuous. Against the
-published recipe two things are changed so that few images are enough: noise levels are drawn
-around those that decide what a picture shows (log-normal σ: Karras et al., 2022, table 1), and
-noisy levels weigh more, because an error in ε grows by σ on its way to the image.
+published recipe three things are changed so that few images are enough. Noise levels are drawn
+around those that decide what a picture shows, and noisy ones weigh more, because an error in ε
+grows by σ on its way to the image (log-normal σ and weights: Karras et al., 2022, table 1). The
+schedule ends at σ = 3; there the network is shown pure noise, as when it completes, and learns the
+noise that would leave the true image: what it makes of the visible part alone.
 
 The state is saved every few minutes in OUT; the same command resumes it. The exported weights are
 the exponential moving average, in half precision.
@@ -21,33 +23,35 @@ from torch import Tensor, nn
 
 from l2l_core.masks import draw_masks, parse_mask
 from l2l_core.models.palette import Palette, PaletteConfig, PaletteView, open_palette
+from l2l_core.models.palette_sampling import Diffusion
 from l2l_core.runtime import seeded
 from recipes.training import MASKS, Recipe, options, psnr
 
 CELLS = (4, 8, 8, 8)
 """Each quarter of a batch has holes of one kind, in whole cells of this many pixels."""
-SIGMAS = (0.02, 20.0)
-SIGMA_MEDIAN, SIGMA_SPREAD = 1.2, 1.4
-DATA_DEVIATION, HEAVIEST = 0.5, 200.0
+SIGMAS = (0.01, 2.7)
+SIGMA_MEDIAN, SIGMA_SPREAD = 0.6, 1.2
+DATA_DEVIATION = 0.5
 CONFIG = PaletteConfig(
     image_size=64,
-    inner_channels=48,
-    channel_mults=(0.5, 1, 2, 4),  # full resolution takes half of all arithmetic even so
+    inner_channels=32,
+    channel_mults=(0.5, 1, 3, 3),  # full resolution takes half of all arithmetic even so
     res_blocks=1,
-    attended_levels=(3,),
     head_channels=32,
     norm_groups=8,
-    train_schedule=(2000, 1e-6, 0.006),  # both schedules end near σ = 20
-    sampling_schedule=(1000, 1e-4, 0.012),
+    train_schedule=(2000, 1e-6, 0.0023),  # both schedules end near σ = 3
+    sampling_schedule=(1000, 1e-4, 0.0045),
+    sampler="renoising",
     steps=16,
 )
+LAST_GAMMA = Diffusion(CONFIG.sampling_schedule).exact_gammas[-1].item()
 
 
 class PaletteRecipe(Recipe[Palette]):
     """The network, trained to predict the noise in the hole."""
 
     name = "palette-fluent.safetensors"
-    batch = 16
+    batch = 8
     betas = (0.9, 0.99)
     weight_decay = 0.01
 
@@ -80,10 +84,13 @@ class PaletteRecipe(Recipe[Palette]):
         share = self.batch // len(CELLS)
         masks = [draw_masks(MASKS, share, self.size, cell, self.generator) for cell in CELLS]
         sigmas = torch.randn(self.batch, generator=self.generator) * SIGMA_SPREAD
-        sigmas = (SIGMA_MEDIAN * sigmas.exp()).clamp(*SIGMAS)
-        noise = torch.randn(2, *images.shape, generator=self.generator)
-        hole = torch.cat(masks).unsqueeze(1)
-        view = PaletteView(hole, 1 / (1 + sigmas.square()), noise[0], noise[1])
+        gammas = 1 / (1 + (SIGMA_MEDIAN * sigmas.exp()).clamp(*SIGMAS).square())
+        condition, noise = torch.randn(2, *images.shape, generator=self.generator)
+        last = slice(None, None, len(CELLS))  # a quarter: as sampling starts, from noise alone
+        gammas[last] = LAST_GAMMA
+        clean = 2 * images[last] - 1
+        noise[last] = (condition[last] - LAST_GAMMA**0.5 * clean) / (1 - LAST_GAMMA) ** 0.5
+        view = PaletteView(torch.cat(masks).unsqueeze(1), gammas, condition, noise)
         return images.to(self.device), view.to(self.device)
 
     def losses(self) -> dict[str, Tensor]:
@@ -93,7 +100,7 @@ class PaletteRecipe(Recipe[Palette]):
         error = ((predicted - view.noise) * view.hole).square().sum(dim=(1, 2, 3))
         error = error / (3 * view.hole.sum(dim=(1, 2, 3)))  # (B,)
         variance = (1 - view.gammas) / view.gammas  # σ²
-        weight = (1 + variance / DATA_DEVIATION**2).clamp(max=HEAVIEST)
+        weight = 1 + variance / DATA_DEVIATION**2
         return {"loss": (weight * error).mean(), "noise": error.detach().mean()}
 
     def evaluate(self, model: Palette) -> dict[str, float]:
@@ -108,7 +115,7 @@ class PaletteRecipe(Recipe[Palette]):
 
 def main() -> None:
     """Parse options and train."""
-    PaletteRecipe(options(__doc__, images=200_000, lr=8e-4).parse_args()).run()
+    PaletteRecipe(options(__doc__, images=240_000, lr=8e-4).parse_args()).run()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from l2l_core.models.checkpoints import (
     save_weights,
     state_digest,
 )
+from recipes.to_int8 import to_int8
 
 
 def same(first, second):
@@ -30,6 +31,16 @@ def test_round_trip_and_digest(tiny_mae, tmp_path):
     assert digest == file_digest(path)
     assert same(load_model("mae", path), tiny_mae)
     assert state_digest(load_model("mae", path).state_dict()) == state_digest(tiny_mae.state_dict())
+
+
+def test_eight_bits_are_read_as_floats(tiny_mae, tmp_path):
+    path, state = tmp_path / "w.safetensors", tiny_mae.state_dict()
+    save_weights(to_int8(state), path, tiny_mae.describe())
+    assert {str(v.dtype) for v in load_file(path).values()} == {"torch.int8", "torch.float16"}
+    opened = load_model("mae", path).state_dict()
+    for name, value in state.items():
+        largest = value.abs().amax(dim=tuple(range(1, value.ndim)), keepdim=True)
+        assert ((opened[name] - value).abs() <= 0.005 * largest + 1e-7).all(), name
 
 
 @pytest.mark.parametrize("name", ["mae.pth", "mae.ckpt", "mae.safetensors", "mae"])

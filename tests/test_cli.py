@@ -1,6 +1,7 @@
 """The command line, as people type it."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,7 +11,9 @@ import time
 import pytest
 from PIL import Image
 
+from l2l_core.builtin import builtin_index
 from l2l_core.cli import main
+from l2l_core.cli.unlearning import steps_of
 from l2l_core.config import UnlearnRequest
 from l2l_core.jobs.store import Run
 
@@ -35,6 +38,12 @@ def test_every_setting_is_a_flag():
         assert "--" + name.replace("_", "-") in shown, name
 
 
+def test_epochs_count_the_images_trained_on():
+    trained = sum(i.split == "train" for i in builtin_index() if i.group == "flags")
+    settings = {"forget": ["builtin:flags"], "batch_size": 10}
+    assert steps_of(2.5, settings) == math.ceil(2.5 * trained / 10)
+
+
 def test_config_flags_report_and_complete(request_settings, picture_folders, tmp_path):
     config = tmp_path / "run.json"
     config.write_text(json.dumps(request_settings))
@@ -53,7 +62,8 @@ def test_config_flags_report_and_complete(request_settings, picture_folders, tmp
 
     picture = f"{picture_folders[0]}/0.png"
     done = l2l(
-        "complete", picture, "--model", "mae", "--checkpoint", run.weights, "--out", tmp_path
+        *("complete", picture, "--model", "mae", "--checkpoint", run.weights, "--out", tmp_path),
+        *("--model-options", '{"heads": 2}', "--steps", 2),
     )
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "0001-completed.png").size == (32, 32)
@@ -70,6 +80,8 @@ def test_config_flags_report_and_complete(request_settings, picture_folders, tmp
         (["unlearn", "--forget", "builtin:flags", "--preset", "furious"], "quick"),
         (["unlearn", "--forget", "builtin:flags", "--model", "mae-vit-base"], "vit-mae-base"),
         (["unlearn", "--forget", "builtin:flags", "--model-options", "{patch"], "JSON"),
+        (["unlearn", "--forget", "builtin:flags", "--epochs", "1", "--steps", "5"], "one of them"),
+        (["unlearn", "--resume", "somewhere", "--steps", "5"], "leave out"),
         (["report", "20260101-000000-00000000"], "no such run"),
     ],
 )

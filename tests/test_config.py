@@ -58,3 +58,9 @@ def test_every_setting_is_documented():
 def test_light_modules_load_no_pytorch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_holes_follow_the_family_unless_named():
+    assert UnlearnRequest(forget=("builtin",), model="palette").masks == ("hybrid",)
+    assert len(UnlearnRequest(forget=("builtin",)).masks) == 5
+    assert UnlearnRequest(forget=("builtin",), model="palette", masks=("half",)).masks == ("half",)

@@ -108,3 +108,11 @@ def test_training_holes(kind, cell):
         assert hidden.unique().numel() == 1 and hidden.max() < cells[0].numel()
     again = draw_masks((kind,), 6, 64, cell, seeded(19))
     assert torch.equal(again, masks)
+
+
+def test_a_hybrid_hole_holds_a_box_and_more():
+    masks = draw_masks(("hybrid",), 8, 64, 4, seeded(1))
+    boxes = masks.unfold(1, 16, 1).unfold(2, 16, 1).flatten(3).all(dim=3)
+    assert boxes.flatten(1).any(dim=1).all()  # at least a quarter of the side
+    written = parse_mask("hybrid:0.4", 64, seeded(1)).float().mean()
+    assert 0.2 <= written <= 0.5

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from l2l_core.config import UnlearnRequest
-from l2l_core.masks import parse_mask
+from l2l_core.masks import draw_masks, parse_mask
 from l2l_core.models.checkpoints import CheckpointError, save_weights
 from l2l_core.models.palette import (
     Palette,
@@ -12,7 +12,7 @@ from l2l_core.models.palette import (
     open_palette,
     save_published,
 )
-from l2l_core.models.palette_sampling import Diffusion, sample_fast
+from l2l_core.models.palette_sampling import Diffusion, sample_fast, sample_renoising
 from l2l_core.runtime import seeded
 from l2l_core.unlearning.objective import squared_distance
 from l2l_core.unlearning.trainer import Trainer
@@ -48,13 +48,17 @@ def images():
 
 
 HOLE = parse_mask("centre:0.5", 16)
-ancestral = {"sampler": "ancestral", "sampling_schedule": (6, 1e-3, 0.5)}
+SAMPLERS = {
+    "fast": {},
+    "renoising": {"sampler": "renoising"},
+    "ancestral": {"sampler": "ancestral", "sampling_schedule": (6, 1e-3, 0.5)},
+}
 
 
 # --- completion ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, ancestral], ids=["fast", "ancestral"])
+@pytest.mark.parametrize("options", SAMPLERS.values(), ids=SAMPLERS)
 @pytest.mark.parametrize("spec", ["centre:0.5", "brush:0.3", "centre:1"])
 def test_visible_pixels_come_back_exactly(images, options, spec):
     hole = parse_mask(spec, 16, seeded(2))
@@ -70,7 +74,7 @@ def test_hidden_pixels_do_not_matter(model, images):
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("options", [{}, ancestral], ids=["fast", "ancestral"])
+@pytest.mark.parametrize("options", SAMPLERS.values(), ids=SAMPLERS)
 def test_seeds_decide_and_batch_mates_do_not(images, options):
     model = build(**options)
     first = model.complete(images, HOLE, steps=3, generator=seeded(5))
@@ -80,7 +84,7 @@ def test_seeds_decide_and_batch_mates_do_not(images, options):
     assert (first - other).abs().max() > 0.01
 
 
-@pytest.mark.parametrize(("options", "total"), [({}, 4), (ancestral, 6)])
+@pytest.mark.parametrize(("options", "total"), [({}, 4), (SAMPLERS["ancestral"], 6)])
 def test_progress(images, options, total):
     seen = []
     completed = build(**options).complete(images, HOLE, steps=4, on_step=lambda *a: seen.append(a))
@@ -94,24 +98,46 @@ def test_steps_must_be_positive(model, images):
         model.complete(images, HOLE, steps=0)
 
 
-@pytest.mark.parametrize("schedule", [(2000, 1e-6, 0.01), (1000, 1e-4, 0.09)])
-def test_the_fast_solver_on_a_gaussian(schedule):
-    """For images from N(m, s²) the best network is known, and so is where each noise ends."""
-    mean, deviation = 0.2, 0.15
-    noisy = torch.randn(64, 3, 4, 4, generator=seeded(3))
+def for_gaussians(mean: float, deviation: float):
+    """The best network for pixels from N(mean, deviation²)."""
 
     def predict(noisy, gammas):
         g = gammas.view(-1, 1, 1, 1)
         variance = g * deviation**2 + 1 - g
         return (1 - g).sqrt() * (noisy - g.sqrt() * mean) / variance
 
-    diffusion = Diffusion(schedule)
-    steps = 20
+    return predict
+
+
+@pytest.mark.parametrize("schedule", [(2000, 1e-6, 0.01), (1000, 1e-4, 0.09)])
+def test_the_fast_solver_on_a_gaussian(schedule):
+    """It is known where each noise ends."""
+    noisy = torch.randn(64, 3, 4, 4, generator=seeded(3))
+    predict, diffusion, steps = for_gaussians(0.2, 0.15), Diffusion(schedule), 20
     found = sample_fast(predict, diffusion, noisy, lambda y: y, steps, lambda *_: None)
-    assert (found - (mean + deviation * noisy)).abs().max() < 0.03
+    assert (found - (0.2 + 0.15 * noisy)).abs().max() < 0.03
+
+
+def test_renoising_draws_around_the_mean_of_a_gaussian():
+    """Fresh noise costs spread: what a step guesses is surer than what there is."""
+    streams = seeded(3)
+
+    def draw():
+        return torch.randn(64, 3, 4, 4, generator=streams)
+
+    predict, diffusion = for_gaussians(0.2, 0.15), Diffusion((1000, 1e-4, 0.0045))
+    found = sample_renoising(predict, diffusion, draw(), lambda y: y, draw, 12, lambda *_: None)
+    assert (found.mean() - 0.2).abs() < 0.01
+    assert 0.05 < found.std() < 0.15
 
 
 # --- unlearning ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [16, 88, 120, 200])
+def test_drawn_holes_cover_any_side(side):
+    cell = build(image_size=side).cell
+    assert draw_masks(["brush"], 2, side, cell, seeded(0)).shape == (2, side, side)
 
 
 def test_a_view_is_drawn_from_its_generator(model, images):
@@ -316,3 +342,12 @@ def test_our_own_file(model, tmp_path):
     save_weights(model.state_dict(), path, {**model.describe(), "family": "mae"})
     with pytest.raises(CheckpointError, match="not a Palette"):
         open_palette(path)
+
+
+def test_schedules_can_be_written_as_text():
+    config = PaletteConfig(train_schedule="500,1e-5,0.02", sampling_schedule="100, 1e-4, 0.1")
+    assert config.train_schedule == (500, 1e-5, 0.02)
+    assert config.sampling_schedule == (100, 1e-4, 0.1)
+    for text in ("500", "500,a,b", "500,1e-5,2"):
+        with pytest.raises(ValueError, match="train_schedule"):
+            PaletteConfig(train_schedule=text)

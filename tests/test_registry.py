@@ -24,10 +24,11 @@ def test_openers_exist_and_take_a_path_and_options(name):
 @pytest.mark.parametrize("name", [*FAMILIES, *MODELS])
 def test_defaults_make_a_request(name):
     """Settings left open take the model's values; the others stay as they are."""
-    assert set(defaults_of(name)) == {"alpha", "learning_rate", "steps", "batch_size"} <= SETTINGS
+    of_model = {"alpha", "learning_rate", "weight_decay", "steps", "batch_size"}
+    assert set(defaults_of(name)) == of_model <= SETTINGS
     request = UnlearnRequest(forget=("builtin:flags",), model=name, alpha=0.125)
     assert request.alpha == 0.125
-    for setting in ("learning_rate", "steps", "batch_size"):
+    for setting in of_model - {"alpha"}:
         assert getattr(request, setting) == defaults_of(name)[setting]
     again = UnlearnRequest.from_dict(request.to_dict())
     assert again == request

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from l2l_core.config import UnlearnRequest
+from l2l_core.runtime import is_out_of_memory
 from l2l_core.unlearning.trainer import (
     FrozenPartChangedError,
     NonFiniteLossError,
@@ -84,16 +85,21 @@ def test_resume_is_exact(request_, tmp_path):
     assert equal(weights(whole.student), weights(second.student))
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update(request_, monkeypatch):
+@pytest.mark.parametrize(
+    ("distance", "part"),
+    [
+        (lambda a, b: a[0].flatten(1).sum(1) * float("nan"), "loss"),
+        (lambda a, b: (0 * a[0]).flatten(1).sum(1).sqrt(), "gradient"),  # 0, but steep
+    ],
+    ids=["loss", "gradient"],
+)
+def test_what_is_not_finite_stops_before_the_update(request_, monkeypatch, distance, part):
     trainer = Trainer.from_request(request_)
     steps = trainer.steps()
     next(steps)
     before = weights(trainer.student)
-    monkeypatch.setattr(
-        "l2l_core.unlearning.methods.squared_distance",
-        lambda a, b: a[0].flatten(1).sum(1) * float("nan"),
-    )
-    with pytest.raises(NonFiniteLossError, match="step 2"):
+    monkeypatch.setattr("l2l_core.unlearning.methods.squared_distance", distance)
+    with pytest.raises(NonFiniteLossError, match=f"The {part} .* step 2"):
         next(steps)
     assert equal(before, weights(trainer.student))
 
@@ -164,7 +170,7 @@ def test_out_of_memory_halves_the_micro_batch(request_settings, tiny_mae, monkey
     def small(inputs, view):
         sizes.append(len(inputs))
         if len(inputs) > 2:
-            raise torch.OutOfMemoryError("no room")
+            torch.empty(2**60, dtype=torch.uint8)  # the CPU's allocator refuses
         return encode(inputs, view)
 
     monkeypatch.setattr(trainer.student, "encode", small)
@@ -195,3 +201,23 @@ def test_warm_up_and_cosine():
 def test_every_kind_of_hole_gets_its_turn(request_):
     trainer = Trainer.from_request(request_)
     assert sorted(trainer.mask_cycle) == sorted(request_.masks)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("no room"), True),
+        (MemoryError(), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("MPS backend out of memory"), False),
+    ],
+)
+def test_out_of_memory_is_told_from_other_errors(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_a_refused_allocation_is_out_of_memory():
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(refused.value)

@@ -109,7 +109,7 @@ def _component(name: str) -> gr.components.Component:
     label, info = text.SETTINGS.get(name, (name.replace("_", " ").capitalize(), ""))
     told = info or field_docs(UnlearnRequest)[name].split("\n\n")[0]
     if name == "masks":
-        return gr.CheckboxGroup([*MASK_KINDS], value=[*default], label=label, info=told)
+        return gr.CheckboxGroup([*MASK_KINDS], value=[], label=label, info=told)
     if isinstance(default, bool):
         return gr.Checkbox(default, label=label, info=told, elem_id=name)
     if name in CHOICES:

@@ -103,7 +103,7 @@ def defaults(model: str = "mae-fluent") -> dict[str, Any]:
         for f in dataclasses.fields(UnlearnRequest)
         if f.default is not dataclasses.MISSING
     }
-    return values | defaults_of(model)
+    return values | {"masks": FAMILIES[family_of(model)].masks} | defaults_of(model)
 
 
 def given(family: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from l2l_core.cli.shared import (
     StepProgress,
     console,
     find_run,
+    given,
     merged,
     request_signature,
     stopped_by_signals,
@@ -45,17 +47,26 @@ def list_models() -> None:
 
 
 def unlearn(
-    preset: str | None, config: Path | None, out: Path | None, resume: Path | None, **flags: Any
+    preset: str | None,
+    config: Path | None,
+    out: Path | None,
+    resume: Path | None,
+    epochs: float | None,
+    **flags: Any,
 ) -> None:
     """Make a model forget image sets; writes a run folder and prints what was measured."""
     from l2l_core.jobs.runner import execute
 
     if resume is not None:
+        if given(flags) or preset or config or out or epochs:
+            raise ConfigError("--resume goes on with the run's own settings: leave out the others.")
         run = find_run(str(resume))
         if run.state.status in ("done", "cancelled"):
             raise RunError(f"This run cannot go on: it is {run.state.status}.")
     else:
         settings = merged(load_mapping(config) if config else {}, preset, flags)
+        if epochs is not None:
+            settings["steps"] = steps_of(epochs, settings)
         run = _new_run(UnlearnRequest.from_dict(settings), out)
     stopped = stopped_by_signals()
     main_process = int(os.environ.get("RANK", "0")) == 0
@@ -81,8 +92,24 @@ unlearn.__signature__ = request_signature(  # type: ignore[attr-defined]
     | {
         "out": (Path, "Run folder to write; default: a new one below the data folder."),
         "resume": (Path, "Go on with an interrupted run: its id or folder."),
+        "epochs": (float, "Instead of steps: how often each forget image is drawn on average."),
     }
 )
+
+
+def steps_of(epochs: float, settings: dict[str, Any]) -> int:
+    """Steps in which each forget image of these settings is drawn `epochs` times on average.
+
+    Raises:
+        ConfigError: no epochs, or steps besides.
+    """
+    from l2l_core.datasets import load_image_set
+
+    if epochs <= 0 or settings.get("steps") is not None:
+        raise ConfigError("Give epochs above 0, or steps, or a preset: one of them.")
+    request = UnlearnRequest.from_dict(settings)
+    images = len(load_image_set(request.forget, 8, split=request.split))  # only to count them
+    return math.ceil(epochs * images / request.batch_size)
 
 
 def _new_run(request: UnlearnRequest, out: Path | None) -> Run:
@@ -111,10 +138,15 @@ def complete(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("completed"),
     seed: Annotated[int, typer.Option(help="Seed of hole and completion.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of a sampling model.")] = None,
+    model_options: Annotated[
+        str | None, typer.Option(help='Options of the family as JSON, e.g. {"heads": 12}.')
+    ] = None,
 ) -> None:
     """Cut a hole into pictures and let a model fill it; writes PNG files."""
     import torch
 
+    from l2l_core.evaluation.evaluate import BATCH
     from l2l_core.images import read_image, to_pil, to_tensor
     from l2l_core.masks import parse_mask
     from l2l_core.models import load_model
@@ -123,14 +155,17 @@ def complete(
     if run is not None:
         found = find_run(run)
         model, checkpoint = found.request.model, found.weights
-    network = load_model(model, checkpoint, device=str(choose_device(device)))
+    options = given({"model_options": model_options}).get("model_options", {})
+    network = load_model(model, checkpoint, device=str(choose_device(device)), **options)
     pictures = [read_image(path).image for path in images]
     tensors = to_tensor(pictures, network.image_size).to(network.device)
     hole = parse_mask(mask, network.image_size, seeded(seed, 30)).to(network.device)
-    completed = network.complete(tensors, hole, generator=seeded(seed, 31))
+    draws = seeded(seed, 31)
+    parts = [network.complete(p, hole, steps=steps, generator=draws) for p in tensors.split(BATCH)]
+    completed = torch.cat(parts)
     holed = torch.where(hole, torch.full_like(tensors, 0.5), tensors)
     out.mkdir(parents=True, exist_ok=True)
-    for number, parts in enumerate(zip(to_pil(holed), to_pil(completed), strict=True), start=1):
-        for name, picture in zip(("input", "completed"), parts, strict=True):
+    for number, pair in enumerate(zip(to_pil(holed), to_pil(completed), strict=True), start=1):
+        for name, picture in zip(("input", "completed"), pair, strict=True):
             picture.save(out / f"{number:04d}-{name}.png")
     console.print(f"{len(pictures)} completed in {out}")

@@ -27,7 +27,7 @@ from l2l_core.jobs.store import Run, RunError, RunStore, create_run, write_atomi
 from l2l_core.models import load_model
 from l2l_core.models.checkpoints import file_digest, save_weights, state_digest
 from l2l_core.registry import FAMILIES
-from l2l_core.runtime import choose_device, describe_device
+from l2l_core.runtime import choose_device, describe_device, is_out_of_memory
 from l2l_core.unlearning.trainer import FrozenPartChangedError, NonFiniteLossError, Trainer
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "safetensors", "pillow", "numpy")
@@ -75,8 +75,6 @@ def _execute(session: _Session, should_stop: Stop) -> str:
         status, message = "interrupted", "Interrupted; can go on from the last checkpoint."
     except (NonFiniteLossError, FrozenPartChangedError, ValueError) as error:
         status, message = "failed", str(error)
-    except torch.OutOfMemoryError:
-        status, message = "failed", "The device ran out of memory. Choose a smaller batch."
     except OSError as error:
         status = "failed"
         message = "A file could not be read or written."
@@ -85,7 +83,10 @@ def _execute(session: _Session, should_stop: Stop) -> str:
         logger.error("Run %s: %s", run.id, errno.errorcode.get(error.errno or 0, "I/O error"))
     except Exception as error:
         status, message = "failed", "Something unexpected went wrong; the log has the details."
-        logger.error("Run %s failed with %s", run.id, describe_error(error))
+        if is_out_of_memory(error):
+            message = "The device ran out of memory. Choose a smaller batch."
+        else:
+            logger.error("Run %s failed with %s", run.id, describe_error(error))
     session.end(status, message)
     return status
 

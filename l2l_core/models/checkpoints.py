@@ -22,6 +22,9 @@ from torch import Tensor, nn
 METADATA_KEY = "l2l"
 """Our safetensors files carry {"family", "config", …} as JSON under this header key."""
 
+SCALE = ":scale"
+"""A tensor `name` of int8 goes with `name:scale`; their product is the weight."""
+
 State = dict[str, Tensor]
 
 
@@ -183,8 +186,12 @@ def _read_safetensors(file: Path) -> tuple[State, dict[str, Any]]:
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
-        return load_file(file), json.loads(metadata.get(METADATA_KEY, "{}"))
-    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+        state = load_file(file)
+        for key in [key for key in state if key.endswith(SCALE)]:
+            scale = state.pop(key).float()
+            state[key.removesuffix(SCALE)] = scale * state[key.removesuffix(SCALE)]
+        return state, json.loads(metadata.get(METADATA_KEY, "{}"))
+    except (safetensors.SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
         raise CheckpointError(
             f"“{file.name}” is not a complete safetensors file. Fetch it again."
         ) from error

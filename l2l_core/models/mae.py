@@ -310,7 +310,10 @@ def open_mae(path: Path, **options: Any) -> MaskedAutoencoder:
     if "config" in description:
         if description.get("family") != MaskedAutoencoder.family:
             raise CheckpointError(f"“{path.name}” holds a {description.get('family')}, not a MAE.")
-        config = MAEConfig(**description["config"])
+        try:
+            config = MAEConfig(**{**description["config"], **options})
+        except TypeError as error:
+            raise CheckpointError(f"“{path.name}”: {error}") from error
     else:
         if any(key.startswith("vit.") for key in state):
             state = mae_from_hub(state)

@@ -70,11 +70,13 @@ class MAGEConfig:
     """Use all decoding steps on the hole; False skips those for larger holes, as published."""
     sampling_temperature: float = 1.0
     """What scores are divided by before codes are drawn; below 1 likely codes are drawn more."""
+    steps: int = 20
+    """Decoding steps unless the caller says otherwise."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a temperature that cannot be."""
-        if self.sampling_temperature <= 0:
-            raise ValueError("sampling_temperature must be above 0.")
+        """Raises ValueError for a temperature or a number of steps that cannot be."""
+        if self.sampling_temperature <= 0 or self.steps < 1:
+            raise ValueError("sampling_temperature must be above 0, and steps at least 1.")
 
     @classmethod
     def from_state_dict(
@@ -290,8 +292,8 @@ class MAGE(ImageToImageModel):
     ) -> Tensor:
         """Regenerate every token whose cell touches the hole, and their neighbours, step by step.
 
-        Iterative decoding (MAGE, section 3.2; MaskGIT, CVPR 2022) over `steps` (20) steps of a
-        cosine schedule. Each sample draws from its own seed. Outside the hole the true pixels stay,
+        Iterative decoding (MAGE, section 3.2; MaskGIT, CVPR 2022) over `steps` steps of a cosine
+        schedule. Each sample draws from its own seed. Outside the hole the true pixels stay,
         but for a seam narrower than a token, where they are blended.
         """
         masks = check_images(self, images, mask)
@@ -311,7 +313,7 @@ class MAGE(ImageToImageModel):
             predict,
             ids,
             unknown,
-            steps=steps or 20,
+            steps=steps or self.config.steps,
             temperature=self.config.choice_temperature,
             spread=self.config.spread_steps,
             generator=generator,
@@ -334,7 +336,7 @@ def open_mage(path: Path, *, tokenizer: str | Path | None = None, **options: Any
 
     The tokenizer is taken from the file itself, from `tokenizer`, or from the authors' file
     `vqgan_jax_strongaug.ckpt` beside it. Options: heads, decoder_heads, tied, choice_temperature,
-    sampling_temperature, spread_steps.
+    sampling_temperature, spread_steps, steps.
 
     Raises:
         CheckpointError: not a MAGE, no tokenizer, or keys and shapes that do not fit.

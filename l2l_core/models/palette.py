@@ -28,6 +28,7 @@ from l2l_core.models.palette_sampling import (
     add_noise,
     sample_ancestral,
     sample_fast,
+    sample_renoising,
 )
 
 
@@ -99,7 +100,9 @@ class Palette(ImageToImageModel):
         self.config = config
         self.image_size = config.image_size
         self.training_levels = Diffusion(config.train_schedule)
-        self.cell = max(1, config.image_size // 16)  # for random holes; others may have any edge
+        sides = range(1, max(1, config.image_size // 16) + 1)
+        # For drawn holes: about a sixteenth of the side; others may have any edge.
+        self.cell = max(side for side in sides if config.image_size % side == 0)
         self.sampling_levels = Diffusion(config.sampling_schedule)
         self.unet = PaletteUNet(config)
 
@@ -182,8 +185,8 @@ class Palette(ImageToImageModel):
     ) -> Tensor:
         """Denoise the hole step by step; true pixels outside are put back after each step.
 
-        `steps` counts for the fast sampler only. Each sample has its own stream of noise, drawn
-        from the generator by its place in the batch, whatever comes after it.
+        `steps` counts for all samplers but the ancestral one. Each sample has its own stream of
+        noise, drawn from the generator by its place in the batch, whatever comes after it.
         """
         if steps is not None and steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
@@ -210,6 +213,8 @@ class Palette(ImageToImageModel):
         if self.config.sampler == "ancestral":
             return finish(sample_ancestral(predict, levels, condition, impose, draw, watch))
         count = steps or self.config.steps
+        if self.config.sampler == "renoising":
+            return finish(sample_renoising(predict, levels, condition, impose, draw, count, watch))
         return finish(sample_fast(predict, levels, condition, impose, count, watch))
 
     def _inputs(self, visible: Tensor, inside: Tensor, view: PaletteView) -> Tensor:

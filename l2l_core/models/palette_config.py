@@ -11,7 +11,7 @@ from torch import Tensor
 from l2l_core.models.palette_keys import PREFIX, Layout
 from l2l_core.models.palette_sampling import Schedule
 
-SAMPLERS = ("fast", "ancestral")
+SAMPLERS = ("fast", "renoising", "ancestral")
 NOISE_TARGETS = ("hole", "full", "published")
 
 
@@ -35,9 +35,10 @@ class PaletteConfig:
     """Levels γ that unlearning draws from: steps, first β, last β."""
     sampling_schedule: Schedule = (1000, 1e-4, 0.09)
     sampler: str = "fast"
-    """fast: a solver of `steps` steps. ancestral: the published one, each step of the schedule."""
+    """fast: a solver of `steps` steps. renoising: as many steps, each with fresh noise, which
+    forgives a network its errors. ancestral: the published one, each step of the schedule."""
     steps: int = 24
-    """Steps of the fast sampler unless the caller says otherwise."""
+    """Steps of all samplers but the ancestral one unless the caller says otherwise."""
     noise_target: str = "hole"
     """T(n) for a forgotten image. hole: the noise image replaces y_t in the hole, the visible part
     stays. full: it replaces the visible part, too. published: as hole, with y_t's own ε as noise,
@@ -53,9 +54,14 @@ class PaletteConfig:
             ValueError: a setting that does not exist or cannot be built.
         """
         for name in ("channel_mults", "attended_levels", "train_schedule", "sampling_schedule"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            if isinstance(value, str):
+                value = read_schedule(name, value)
+            object.__setattr__(self, name, tuple(value))
         if self.head_channels == -1:
             object.__setattr__(self, "head_channels", None)
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; it must be at least 1.")
         for name, allowed in (("sampler", SAMPLERS), ("noise_target", NOISE_TARGETS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -112,6 +118,21 @@ class PaletteConfig:
             attended_levels=tuple(sorted(layout.attended)),
             **options,
         )
+
+
+def read_schedule(name: str, text: str) -> Schedule:
+    """A schedule written as “2000,1e-6,0.01”: steps, first β, last β.
+
+    Raises:
+        ValueError: anything else; the message calls it `name`.
+    """
+    try:
+        steps, first, last = text.split(",")
+        return int(steps), float(first), float(last)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} is “{text}”; write steps, first β and last β, like 2000,1e-6,0.01."
+        ) from error
 
 
 def _whole(number: float) -> float:

@@ -1,4 +1,4 @@
-"""Noise levels of a Palette network and the two ways to draw from it.
+"""Noise levels of a Palette network and the ways to draw from it.
 
 A noisy image is y_t = √γ·y_0 + √(1 − γ)·ε with ε ~ N(0, I) (Saharia et al., SIGGRAPH 2022): γ near
 1 is almost clean, γ near 0 pure noise. Images here are (B, 3, H, W) in [-1, 1].
@@ -121,4 +121,31 @@ def sample_fast(
         noise = predict(noisy, gamma.float().to(noisy.device).expand(len(noisy)))
         noisy = impose(solver.step(noise, time, noisy, return_dict=False)[0])
         on_step(step + 1, steps, noisy)
+    return noisy
+
+
+def sample_renoising(
+    predict: Predict,
+    diffusion: Diffusion,
+    noisy: Tensor,
+    impose: Impose,
+    draw: Callable[[], Tensor],
+    steps: int,
+    on_step: Watch,
+) -> Tensor:
+    """DDIM's sampler with the largest σ (Song et al., ICLR 2021, eq. 12): each step guesses the
+    clean image and noises it afresh for the next level, so that an error in the noise of one step
+    does not reach the next. The levels are those of `sample_fast`.
+    """
+    kept = diffusion.exact_gammas[diffusion.exact_gammas >= GAMMA_FLOOR]
+    log_sigmas = ((1 - kept) / kept).log() / 2
+    sigmas = torch.linspace(log_sigmas[-1].item(), log_sigmas[0].item(), steps).exp()
+    gammas = (1 / (1 + sigmas.square())).to(noisy.device)
+    for step, gamma in enumerate(gammas, start=1):
+        noise = predict(noisy, gamma.expand(len(noisy)))
+        clean = ((noisy - (1 - gamma).sqrt() * noise) / gamma.sqrt()).clamp(-1, 1)
+        if step < steps:
+            clean = add_noise(clean, draw(), gammas[step].expand(len(noisy)))
+        noisy = impose(clean)
+        on_step(step, steps, noisy)
     return noisy

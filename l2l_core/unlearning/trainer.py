@@ -9,6 +9,7 @@ draws the whole batch and takes its share.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -28,18 +29,26 @@ from l2l_core.masks import draw_masks
 from l2l_core.models import load_model
 from l2l_core.models.base import ImageToImageModel
 from l2l_core.models.layers import choose_attention
-from l2l_core.runtime import choose_device, choose_precision, release_memory, seeded
+from l2l_core.runtime import (
+    choose_device,
+    choose_precision,
+    is_out_of_memory,
+    release_memory,
+    seeded,
+)
 from l2l_core.unlearning.methods import METHODS, Samples
 from l2l_core.unlearning.noise import NoiseSource
 from l2l_core.unlearning.objective import unlearning_loss
 from l2l_core.unlearning.tokens import PreparedInputs
+
+logger = logging.getLogger(__name__)
 
 FITTED = 8
 """Samples of each kind that a method may see before the first step."""
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; nothing was updated with it."""
+    """The loss or its gradient became NaN or infinite; nothing was updated with it."""
 
 
 class FrozenPartChangedError(RuntimeError):
@@ -161,6 +170,8 @@ class Trainer:
         loss = self._backward_in_parts(batch, share)
 
         grad_norm = self.accelerator.clip_grad_norm_(self.network.parameters(), request.clip)
+        if self.accelerator.scaler is None:  # a scaler skips such a step and lowers its scale
+            self._require_finite(grad_norm, "gradient")
         lr = learning_rate_at(step, request)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -269,20 +280,25 @@ class Trainer:
                     with nullcontext() if last else self.accelerator.no_sync(self.network):
                         total += self._backward(self._part(batch, part), weight)
                 break
-            except (torch.OutOfMemoryError, MemoryError):
+            except (RuntimeError, MemoryError) as error:
                 # Processes that wait for each other cannot each choose their own size.
-                if self.micro_batch == 1 or self.accelerator.num_processes > 1:
+                alone = self.accelerator.num_processes == 1
+                if not (is_out_of_memory(error) and alone and self.micro_batch > 1):
                     raise
             self.prepared_optimizer.zero_grad(set_to_none=True)
             self.micro_batch = math.ceil(min(self.micro_batch, len(share)) / 2)
+            logger.warning("Out of memory: now %d samples of each kind at once.", self.micro_batch)
             release_memory(self.device)
         losses = self.accelerator.reduce(total, reduction="mean")
-        if not losses.isfinite().all():
+        self._require_finite(losses, "loss")
+        return losses
+
+    def _require_finite(self, values: Tensor, name: str) -> None:
+        if not values.isfinite().all():
             raise NonFiniteLossError(
-                f"The loss is not a finite number at step {self.step + 1}. "
+                f"The {name} is not a finite number at step {self.step + 1}. "
                 "Lower the learning rate, or use fp32."
             )
-        return losses
 
     def _backward(self, samples: Samples, weight: float) -> Tensor:
         """Gradients of `weight` times the objective; returns its parts."""

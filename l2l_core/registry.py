@@ -281,7 +281,7 @@ MODELS: dict[str, ModelSpec] = {
             licence="MIT",
             source="shipped with the studio; recipes/train_vqgan.py and train_mage.py",
             builtin="mage-fluent.safetensors",
-            defaults={"alpha": 0.25, "learning_rate": 1e-3, "steps": 120, "batch_size": 12},
+            defaults={"alpha": 0.5, "learning_rate": 2e-3, "steps": 140, "batch_size": 16},
         ),
         ModelSpec(
             name="palette-fluent",
@@ -292,7 +292,7 @@ MODELS: dict[str, ModelSpec] = {
             licence="MIT",
             source="shipped with the studio; recipes/train_palette.py",
             builtin="palette-fluent.safetensors",
-            defaults={"alpha": 0.25, "learning_rate": 5e-4, "steps": 100, "batch_size": 12},
+            defaults={"alpha": 0.3, "learning_rate": 1e-3, "steps": 400, "batch_size": 12},
         ),
         _published_mae("base", "112"),
         _published_mae("large", "330"),

@@ -43,6 +43,7 @@ CONFIG = PaletteConfig(
     sampling_schedule=(1000, 1e-4, 0.0045),
     sampler="renoising",
     steps=16,
+    noise_target="full",
 )
 LAST_GAMMA = Diffusion(CONFIG.sampling_schedule).exact_gammas[-1].item()
 

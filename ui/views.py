@@ -6,14 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from l2l_core.evaluation.report import GONE, forgotten_share
+from l2l_core.evaluation.report import GONE, KEPT_WITHIN, forgotten_share
 from l2l_core.jobs.queue import can_go_on
 from l2l_core.jobs.store import FINISHED, Run
 from l2l_core.models import FAMILIES, MODELS, family_of
 from ui.form import count
 
-KEPT_WITHIN = 0.02
-"""A mean cosine on retain images that falls by no more counts as kept."""
 MOSTLY_GONE = 0.8
 ROLES = {
     "forget": "forget",

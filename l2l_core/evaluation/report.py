@@ -14,6 +14,8 @@ SET_NAMES = {
     "forget_uploads": "Forget (the images themselves)",
     "seen": "Forget (trained on)",
 }
+KEPT_WITHIN = 0.02
+"""A mean cosine on retain images that falls by no more counts as kept."""
 GONE = 0.95
 """Share of the way to the noise level from which nothing of an image is left to see."""
 METHODS_TOLD = {
@@ -201,7 +203,7 @@ def forgotten_share(cosine: dict[str, float]) -> float:
 def verdict(metrics: dict[str, Any]) -> str:
     """One sentence for people: what was kept, what was lost."""
     retain, forget = (metrics["sets"][name]["cosine"] for name in ("retain", "forget"))
-    kept = abs(retain["change"]) <= 0.02
+    kept = retain["change"] >= -KEPT_WITHIN
     share = forgotten_share(forget)
     gone = share >= GONE
     first = "Retain images look as before" if kept else "Retain images changed"

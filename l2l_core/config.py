@@ -121,6 +121,7 @@ class UnlearnRequest:
             object.__setattr__(self, "masks", FAMILIES[family_of(self.model)].masks)
         for name in ("forget", "retain", "masks", "betas"):
             value = getattr(self, name)
+            _require(isinstance(value, (str, list, tuple)), f"{name} must be a list of values.")
             as_tuple = (value,) if isinstance(value, str) else tuple(value)
             object.__setattr__(self, name, as_tuple)
         _require(bool(self.forget), "Nothing to forget: name at least one image set.")
@@ -167,7 +168,8 @@ class UnlearnRequest:
         _require(self.clip > 0, "clip must be above 0.")
         _require(self.retain_fraction > 0, "retain_fraction must be above 0.")
         _require(
-            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
+            len(self.betas) == 2
+            and all(isinstance(b, (int, float)) and 0 <= b < 1 for b in self.betas),
             f"betas is {self.betas}; it must be two numbers from 0 to below 1.",
         )
 
@@ -184,6 +186,7 @@ class UnlearnRequest:
         Raises:
             ConfigError: a name that is no setting, or a value that is not allowed.
         """
+        _require(isinstance(values, Mapping), "A request is a mapping of settings.")
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(values.keys() - known):
             raise ConfigError(

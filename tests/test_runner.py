@@ -57,6 +57,16 @@ def test_cancelled_within_a_step_and_keeps_its_weights(run):
     assert run.state.step == 2 and run.weights.is_file()
 
 
+def test_cancelled_while_the_weights_are_written_is_not_measured(run):
+    def cancel(event):
+        if event["kind"] == "stage" and event["text"] == "Writing the weights":
+            run.request_cancel()
+
+    assert execute(run, on_event=cancel) == "cancelled"
+    assert run.weights.is_file() and run.metrics is None
+    assert run.state.message == "Cancelled before it was measured."
+
+
 def test_interrupted_and_resumed_is_the_same_run(run, request_settings):
     whole = RunStore().create(UnlearnRequest.from_dict(request_settings))
     execute(whole)

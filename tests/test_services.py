@@ -337,3 +337,15 @@ def test_cards_say_what_a_model_is_and_what_is_missing():
         assert card.ready == (spec.path is not None) and spec.source in card.where
         shown = html.models([card], name)
         assert ("disabled" in shown) == (not card.ready) and "checked" in shown
+
+
+def test_a_request_that_cannot_be_read_hides_its_run_alone(studio):
+    good, bad = (studio.submit(group_form(preset=p), "me") for p in ("quick", "balanced"))
+    folder = studio.store.get(bad).folder
+    for damage in ('{"forget": ["builtin:flags"], "speed": 3}', "{", "null"):
+        (folder / "request.json").write_text(damage)
+        assert [view.run_id for view in studio.history("me")] == [good]
+        assert studio.tried("me") == []
+        assert studio.submit(group_form(preset="quick"), "me") == good  # a double click
+    (folder / "request.json").unlink()
+    assert [view.run_id for view in studio.history("me")] == [good]

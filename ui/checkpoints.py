@@ -20,7 +20,7 @@ from typing import Any
 
 from l2l_core.config import ConfigError, dump_json
 from l2l_core.jobs.client import CompleterClient
-from l2l_core.jobs.store import RunStore, write_atomically
+from l2l_core.jobs.store import RunError, RunStore, write_atomically
 
 OPENED = "opened:"
 """Begins the name of a model that is a checkpoint somebody opened; its id follows."""
@@ -149,7 +149,7 @@ class Checkpoints:
     def _used(self) -> Collection[str]:
         used = set()
         for run in self.store.runs():
-            with suppress(ValueError, OSError):  # erased or damaged meanwhile
+            with suppress(RunError):  # erased or damaged meanwhile
                 used.add(run.request.checkpoint or "")
         return used
 

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,11 @@ class Studio:
 
     def history(self, owner: str) -> list[View]:
         """One's runs, newest first."""
-        return [self._view(run) for run in self.store.runs(owner)[:LISTED]]
+        found = []
+        for run in self.store.runs(owner)[:LISTED]:
+            with suppress(RunError):  # erased or damaged meanwhile
+                found.append(self._view(run))
+        return found
 
     def comparable(self, owner: str) -> list[View]:
         """One's runs that have weights, newest first."""
@@ -191,8 +196,12 @@ class Studio:
 
     def tried(self, owner: str) -> list[Tried]:
         """One's finished runs as points of drift and damage, newest first."""
-        runs = [run for run in self.store.runs(owner)[:LISTED] if run.state.status == "done"]
-        return tried([(self._view(run), run.request, m) for run in runs if (m := run.metrics)])
+        found = []
+        for run in self.store.runs(owner)[:LISTED]:
+            with suppress(RunError):  # erased or damaged meanwhile
+                if run.state.status == "done" and (metrics := run.metrics):
+                    found.append((self._view(run), run.request, metrics))
+        return tried(found)
 
     def differences(self, first: str, second: str, owner: str) -> Differences:
         """What differs between two of one's own runs.
@@ -292,9 +301,10 @@ class Studio:
         for run in self.store.runs(owner):
             if time.time() - run.state.submitted > DOUBLE_CLICK_SECONDS:
                 return None
-            same = json.dumps(run.request.to_dict(), sort_keys=True) == wanted
-            images = sum(1 for _ in (run.folder / "inputs" / "forget").glob("*.png"))
-            active = run.state.status in ("queued", "running")
-            if same and active and images == len(order.forget_images):
-                return run
+            with suppress(RunError):  # erased or damaged meanwhile
+                same = json.dumps(run.request.to_dict(), sort_keys=True) == wanted
+                images = sum(1 for _ in (run.folder / "inputs" / "forget").glob("*.png"))
+                active = run.state.status in ("queued", "running")
+                if same and active and images == len(order.forget_images):
+                    return run
         return None

@@ -213,6 +213,8 @@ class _Session:
             return
         self.event("stage", text="Writing the weights")
         digest = self.save_weights()
+        if self.run.cancel_requested():
+            raise Stopped("cancelled", "Cancelled before it was measured.")
         self.event("stage", text="Measuring retain and forget images")
         trainer = self.trainer
         one_pass = FAMILIES[trainer.student.family].completion_steps is None

@@ -94,8 +94,18 @@ class Run:
 
     @property
     def request(self) -> UnlearnRequest:
-        """What was asked."""
-        return UnlearnRequest.from_dict(json.loads((self.folder / "request.json").read_bytes()))
+        """What was asked.
+
+        Raises:
+            RunError: erased meanwhile, damaged, or written by a version with other settings.
+        """
+        try:
+            settings = json.loads((self.folder / "request.json").read_bytes())
+            return UnlearnRequest.from_dict(settings)
+        except FileNotFoundError as error:
+            raise RunError(GONE) from error
+        except (ValueError, TypeError) as error:
+            raise RunError("This run's folder is damaged; its request cannot be read.") from error
 
     @property
     def state(self) -> RunState:

@@ -33,9 +33,10 @@ class Diffusion:
 
     def __init__(self, schedule: Schedule) -> None:
         steps, first, last = schedule
-        self.betas = torch.linspace(first, last, steps, dtype=torch.float64)
+        # On the CPU, whatever device the network is built on.
+        self.betas = torch.linspace(first, last, steps, dtype=torch.float64, device="cpu")
         self.exact_gammas = (1 - self.betas).cumprod(0)
-        previous = torch.cat([torch.ones(1, dtype=torch.float64), self.exact_gammas[:-1]])
+        previous = torch.cat([self.betas.new_ones(1), self.exact_gammas[:-1]])
         hidden = 1 - self.exact_gammas
         variance = self.betas * (1 - previous) / hidden
         self.buffers = {

@@ -63,7 +63,7 @@ class Selection:
         if {"take", "except"} <= given.keys():
             raise DatasetError("An image set has either take= or except=, not both.")
         each = given.get("each")
-        if each is not None and not (each.isdigit() and int(each) > 0):
+        if each is not None and not (each.isdecimal() and int(each) > 0):
             raise DatasetError(f"each={each}: it must be a number of images, 1 or more.")
         return cls(
             Path(root).expanduser(),
@@ -178,7 +178,7 @@ def _class_order(root: Path, split: str) -> list[str]:
             names |= _tree(places).keys()
     if len(names) > 1:
         names.discard("")  # one split without classes
-    return sorted(names, key=lambda n: (0, int(n), n) if n.isdigit() else (1, 0, n))
+    return sorted(names, key=lambda n: (0, int(n), n) if n.isdecimal() else (1, 0, n))
 
 
 @lru_cache(maxsize=4)

@@ -262,7 +262,7 @@ def _share(spec: str, text: str) -> float:
 
 
 def _whole_number(spec: str, text: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise MaskError(f"“{spec}” needs a whole number of cells a side, like random:0.75:16.")
     return int(text)
 

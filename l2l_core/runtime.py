@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -40,6 +43,17 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def accelerator_on(device: torch.device, **settings: Any) -> Accelerator:
+    """accelerate with these settings. It keeps its first ones for a whole process, but a warm
+    worker needs new ones each run; and one process alone may be asked to use "cuda:1".
+    """
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(cpu=device.type == "cpu", **settings)
+    if accelerator.num_processes == 1:
+        accelerator.state.device = device
+    return accelerator
 
 
 def seeded(seed: int, *stream: int) -> torch.Generator:

@@ -36,9 +36,7 @@ def test_the_built_in_extractor_knows_subgroups():
     assert extractor.name == "built-in feature net" and extractor.dimensions == 256
     flags = load_image_set(("builtin:flags/country-flag",), 64, split="test").images()
     faces = load_image_set(("builtin:smileys/face-smiling",), 64, split="all").images()
-    found = extractor.probabilities(torch.cat([flags[:4], faces[:4]]))
-    assert torch.allclose(found.sum(dim=1), torch.ones(8))
-    kinds = found.argmax(dim=1)
+    kinds = extractor(torch.cat([flags[:4], faces[:4]])).logits.argmax(dim=1)
     assert kinds[:4].unique().numel() == 1 and kinds[0] not in kinds[4:]
     assert extractor.features(flags[:2]).shape == (2, 256)
 
@@ -62,7 +60,7 @@ def test_clip_cosine_is_transformers_own(tmp_path, images):
 
     extractor = open_extractor(f"clip:{folder}")
     assert (extractor.name, extractor.dimensions) == ("CLIP tiny-clip", 24)
-    assert extractor.probabilities(images) is None
+    assert extractor(images).logits is None
     pictures = [
         Image.fromarray(np.uint8((i * 255).round().permute(1, 2, 0).numpy())) for i in images
     ]
@@ -96,7 +94,7 @@ def test_places_reads_the_published_layout(tmp_path, images):
     resized = F.interpolate(images, (224, 224), mode="bilinear", antialias=True)
     with torch.no_grad():
         expected = network((resized - mean) / std).softmax(dim=1)
-    assert torch.allclose(extractor.probabilities(images), expected, atol=1e-5)
+    assert torch.allclose(extractor(images).logits.softmax(dim=1), expected, atol=1e-5)
     assert extractor.features(images).shape == (3, 2048)
     del state["module.fc.weight"]
     torch.save({"state_dict": state}, path)
@@ -118,7 +116,7 @@ def test_inception_is_torch_fidelitys(tmp_path, images, monkeypatch):
     with torch.no_grad():
         features, logits = network((images * 255).round().to(torch.uint8))
     assert torch.allclose(extractor.features(images), features, rtol=1e-4, atol=1e-5)
-    assert torch.allclose(extractor.probabilities(images), logits.softmax(dim=1), atol=1e-5)
+    assert torch.allclose(extractor(images).logits, logits, atol=1e-5)
     torch.save({"conv.weight": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="not torch-fidelity's InceptionV3"):
         open_extractor(f"inception:{path}")

@@ -98,7 +98,7 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(request_settings, mon
         if saved:
             raise OSError(28, "No space left on device")
         saved.append(state["step"])
-        file.write(b"first checkpoint")
+        file.write_bytes(b"first checkpoint")
 
     monkeypatch.setattr(torch, "save", save)
     assert execute(run) == "failed"

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from l2l_core.config import ConfigError, dump_json
+from l2l_core.files import write_atomically
 from l2l_core.jobs.client import CompleterClient
-from l2l_core.jobs.store import RunError, RunStore, write_atomically
+from l2l_core.jobs.store import RunError, RunStore
 
 OPENED = "opened:"
 """Begins the name of a model that is a checkpoint somebody opened; its id follows."""

@@ -48,7 +48,7 @@ class Guard:
         limit = next((self.large[top] for top in self.large if path.startswith(top)), None)
         limit = limit if limit is not None and visitor else self.body_limit
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > limit:
+        if not length.isdecimal() or int(length) > limit:
             await PlainTextResponse(TOO_LARGE, 413)(scope, receive, send)
             return
         exchange = _Exchange(receive, send, limit)

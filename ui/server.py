@@ -93,7 +93,7 @@ def build(
     async def receive(upload: str, name: str, request: Request) -> Response:
         """One file of a visitor's checkpoint, straight to its place; half a file is not kept."""
         length = request.headers.get("content-length", "")
-        if not length.isdigit():
+        if not length.isdecimal():
             return PlainTextResponse("The size of the file is missing.", 411)
         owner = owner_of(request.cookies)
         try:

@@ -15,6 +15,7 @@ from typing import Any
 
 from l2l_core.config import ConfigError
 from l2l_core.evaluation.html_report import to_html, to_json
+from l2l_core.files import write_atomically
 from l2l_core.images import ImageError
 from l2l_core.jobs import queue
 from l2l_core.jobs.client import (
@@ -25,7 +26,7 @@ from l2l_core.jobs.client import (
     Progress,
 )
 from l2l_core.jobs.results import Measuring, measuring, report_of
-from l2l_core.jobs.store import Run, RunError, RunStore, write_atomically
+from l2l_core.jobs.store import Run, RunError, RunStore
 from l2l_core.models import FAMILIES
 from ui import views
 from ui.checkpoints import OPENED, Checkpoints, Opened

@@ -31,9 +31,9 @@ for command in (
     experiments.sweep,
     serving.worker,
     serving.completer,
-    serving.serve,
 ):
     app.command()(command)
+app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})(serving.serve)
 
 
 def main() -> None:

@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from l2l_core.cli.measuring import Device, Extractor, RunName
-from l2l_core.cli.shared import console, measurable, open_models, print_whole
+from l2l_core.cli.shared import console, measurable, print_whole
 from l2l_core.config import dump_json
+from l2l_core.files import write_atomically
 from l2l_core.jobs.results import write_map
-from l2l_core.jobs.store import write_atomically
 
 Mask = Annotated[str, typer.Option(help="The hole; see l2l_core/masks.py.")]
 
@@ -46,6 +46,7 @@ def map_run(
     from l2l_core.evaluation.evaluate import evaluation_sets
     from l2l_core.evaluation.extractors import open_extractor
     from l2l_core.evaluation.html_report import map_page
+    from l2l_core.jobs.opening import open_models
 
     found = measurable(run)
     request = found.request
@@ -92,6 +93,7 @@ def audit(
     from l2l_core.evaluation.full import full_sets
     from l2l_core.evaluation.membership import membership_audit
     from l2l_core.evaluation.relearning import GENTLE, Attack, relearning_audit
+    from l2l_core.jobs.opening import open_models
 
     found = measurable(run)
     request = found.request

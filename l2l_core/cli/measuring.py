@@ -17,12 +17,12 @@ from l2l_core.cli.shared import (
     flags_of,
     given,
     measurable,
-    open_models,
 )
 from l2l_core.config import ConfigError, dump_json
 from l2l_core.evaluation.protocol import ProtocolRequest
+from l2l_core.files import write_atomically
 from l2l_core.jobs.results import EVALUATION, evaluation, report_of
-from l2l_core.jobs.store import Run, RunError, write_atomically
+from l2l_core.jobs.store import Run, RunError
 from l2l_core.registry import MODELS
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def _evaluate_run(
     if limit < 1:
         raise ConfigError("limit must be 1 or more.")
     from l2l_core.evaluation.full import Instruments, evaluate_full, full_sets
+    from l2l_core.jobs.opening import open_models
 
     before, after, reference = open_models(run, device, gold)
     tools = Instruments.open(extractor, perceptual, str(before.device), embedding)
@@ -188,6 +189,7 @@ def _samples(run: Run, mask: str, count: int, device: str) -> list[Sample]:
     from l2l_core.evaluation.html_report import Sample
     from l2l_core.evaluation.plots import WHAT
     from l2l_core.images import to_pil, to_png
+    from l2l_core.jobs.opening import open_models
 
     before, after, _ = open_models(run, device)
     sets = evaluation_sets(run.request, before.image_size, run.folder, limit=count)

@@ -30,10 +30,9 @@ def completer(
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
+    options: Annotated[list[str] | None, typer.Argument(help="As app.py takes them.")] = None,
 ) -> None:
-    """Start the web application."""
+    """Start the web application; takes the options of app.py."""
     script = Path(__file__).parents[2] / "app.py"
-    sys.argv = [str(script), "--host", host, "--port", str(port)]
+    sys.argv = [str(script), *(options or [])]
     runpy.run_path(str(script), run_name="__main__")

@@ -19,10 +19,10 @@ from rich.table import Table
 
 from l2l_core.config import PRESETS, ConfigError, UnlearnRequest, field_docs, preset_settings
 from l2l_core.jobs.store import Run, RunError, RunStore
-from l2l_core.registry import defaults_of, gold_standard
+from l2l_core.registry import defaults_of
 
 if TYPE_CHECKING:
-    from l2l_core.models.base import ImageToImageModel
+    pass
 
 Flags = Mapping[str, tuple[Any, str]]
 """Flags by name: type and help."""
@@ -157,27 +157,6 @@ def measurable(name: str) -> Run:
     if not run.weights.is_file():
         raise RunError(f"This run has no weights to measure: it is {run.state.status}.")
     return run
-
-
-def open_models(
-    run: Run, device: str, gold: Path | None = None
-) -> tuple[ImageToImageModel, ImageToImageModel, ImageToImageModel | None]:
-    """A run's model before and after, and one that never saw the forget images: the one named, or
-    the shipped one, if there is one.
-
-    Raises:
-        ValueError: a model or the device cannot be had.
-    """
-    from l2l_core.models import load_model
-    from l2l_core.runtime import choose_device
-
-    request, place = run.request, str(choose_device(device))
-    gold = gold or gold_standard(request.model, request.forget, request.checkpoint)
-    return (
-        load_model(request.model, request.checkpoint, device=place, **request.model_options),
-        load_model(request.model, run.weights, device=place),
-        load_model(request.model, gold, device=place) if gold else None,
-    )
 
 
 def print_whole(table: Table) -> None:

@@ -66,11 +66,6 @@ class Extractor:
         """Features (B, D) alone."""
         return self(images).features
 
-    def probabilities(self, images: Tensor) -> Tensor | None:
-        """Class probabilities (B, K), or None without classes."""
-        logits = self(images).logits
-        return None if logits is None else logits.softmax(dim=1)
-
 
 def open_extractor(spec: str = "builtin", device: str | torch.device = "cpu") -> Extractor:
     """The extractor that a text names, as in this module's first lines.

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from l2l_core.evaluation.full import Measured, compare
 from l2l_core.evaluation.metrics import cosine
 from l2l_core.evaluation.protocol import ORIGINAL, SETS
 from l2l_core.evaluation.protocol_job import Job, Rows
+from l2l_core.files import write_atomically
 from l2l_core.models.base import ImageToImageModel
 from l2l_core.models.checkpoints import save_weights, state_digest
 
@@ -71,7 +71,8 @@ class Store:
                     "Choose another folder, or ask for the same."
                 )
         else:
-            _write(path, dump_json(plan))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, dump_json(plan))
 
     def shards(self) -> Iterator[Shard]:
         """All shards, in an order that every process agrees on."""
@@ -122,7 +123,8 @@ class Store:
             for name in (ORIGINAL, model)
         )
         rows = compare(_extracted(truth), before, after, self.job.request.seed, DRAWS, paired=False)
-        _write(file, dump_json({"n": len(truth["features"])} | rows))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, dump_json({"n": len(truth["features"])} | rows))
 
     def score_file(self, mask: str, model: str, set_name: str) -> Path:
         """Where the rows of one table are; they also depend on the original."""
@@ -151,7 +153,7 @@ class Store:
 
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results."""
-        _write(self.folder / "results.json", dump_json(results))
+        write_atomically(self.folder / "results.json", dump_json(results))
 
 
 def _extracted(rows: Rows) -> Extracted:
@@ -169,11 +171,3 @@ def _digest_of_model(model: ImageToImageModel) -> str:
     """SHA-256 of weights and configuration."""
     text = state_digest(model.state_dict()) + json.dumps(model.describe(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a text file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

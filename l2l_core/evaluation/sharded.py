@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.state import AcceleratorState
+from accelerate import InitProcessGroupKwargs
 
 from l2l_core.config import ConfigError
 from l2l_core.evaluation.evaluate import BATCH
 from l2l_core.evaluation.protocol import SETS, ProtocolRequest
 from l2l_core.evaluation.protocol_job import Job
 from l2l_core.evaluation.protocol_store import TRUTH, Shard, Store
-from l2l_core.runtime import choose_device
+from l2l_core.runtime import accelerator_on, choose_device
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ def evaluate_protocol(
     """
     if not request.data:
         raise ConfigError("Name the folder of the data set.")
-    accelerator = _accelerator(choose_device(request.device))
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=7))  # processes wait for the slowest
+    accelerator = accelerator_on(choose_device(request.device), kwargs_handlers=[patience])
     job = Job.open(request, accelerator.device)
     store = Store(Path(request.out), job)
     if accelerator.is_main_process:
@@ -111,13 +111,3 @@ def _gather_features(job: Job, store: Store, shards: list[Shard], on_progress: O
                 on_progress(Progress(f"{model}, {mask}", done, total, left))
             rows = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
             store.save(store.kind(model, mask), shard, rows)
-
-
-def _accelerator(device: torch.device) -> Accelerator:
-    """Processes may wait long for the slowest of them."""
-    AcceleratorState._reset_state()
-    patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
-    accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[patience])
-    if accelerator.num_processes == 1:
-        accelerator.state.device = device
-    return accelerator

@@ -26,10 +26,10 @@ from l2l_core.evaluation.report import METRICS, SET_NAMES
 from l2l_core.experiments.pareto import pareto_front, point_of
 from l2l_core.experiments.proxy import default_proxy
 from l2l_core.experiments.series import Series, digest
+from l2l_core.files import write_atomically
 from l2l_core.jobs.runner import OnEvent, Stop
-from l2l_core.jobs.store import write_atomically
 from l2l_core.masks import parse_mask
-from l2l_core.models import load_model
+from l2l_core.models import load_model, load_original
 from l2l_core.models.base import ImageToImageModel
 from l2l_core.models.checkpoints import file_digest
 from l2l_core.runtime import choose_device, seeded
@@ -189,9 +189,7 @@ class _Bench:
         self.tools = Instruments.open(
             comparison.extractor, comparison.perceptual, self.device, comparison.embedding
         )
-        original = load_model(
-            request.model, request.checkpoint, device=self.device, **request.model_options
-        )
+        original = load_original(request, self.device)
         size = original.image_size
         self.hole = parse_mask(comparison.mask, size, seeded(request.seed, 20))
         sets = evaluation_sets(request, size, limit=comparison.limit, seen=True).named()

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from l2l_core.config import UnlearnRequest, dump_json
+from l2l_core.files import write_atomically
 from l2l_core.jobs.runner import OnEvent, Stop, execute
-from l2l_core.jobs.store import Run, RunError, create_run, write_atomically
+from l2l_core.jobs.store import Run, RunError, create_run
 from l2l_core.runtime import choose_device
 
 NOT_PART_OF_THE_RESULT = ("device", "preview_every", "checkpoint_every")

@@ -16,10 +16,11 @@ from l2l_core.evaluation.evaluate import LIMIT, MASK, evaluate, evaluation_sets
 from l2l_core.evaluation.html_report import public_mask, public_request
 from l2l_core.experiments.pareto import pareto_front, pareto_page, point_of
 from l2l_core.experiments.series import Series, digest
+from l2l_core.files import write_atomically
 from l2l_core.jobs.runner import STEPWISE_LIMIT, OnEvent, Stop, measure
-from l2l_core.jobs.store import Run, write_atomically
+from l2l_core.jobs.store import Run
 from l2l_core.masks import parse_mask
-from l2l_core.models import load_model
+from l2l_core.models import load_model, load_original
 from l2l_core.models.checkpoints import file_digest
 from l2l_core.registry import FAMILIES, gold_standard
 from l2l_core.runtime import choose_device
@@ -178,7 +179,7 @@ def measure_gold(
 
 def _evaluate_gold(request: UnlearnRequest, gold: Path, mask: str) -> dict[str, Any]:
     device = str(choose_device(request.device))
-    before = load_model(request.model, request.checkpoint, device=device, **request.model_options)
+    before = load_original(request, device)
     never = load_model(request.model, gold, device=device)
     stepwise = FAMILIES[before.family].completion_steps is not None and mask == MASK
     limit = STEPWISE_LIMIT if stepwise else LIMIT  # as many as runs are measured on

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from l2l_core.jobs.store import write_atomically
+from l2l_core.files import write_atomically
 
 PATIENCE_SECONDS = 120.0
 """How long the next sign of life may take; a run's first answer looks for its nearest images."""

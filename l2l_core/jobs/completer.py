@@ -40,7 +40,7 @@ from l2l_core.jobs.runner import describe_error
 from l2l_core.jobs.store import Run, RunError, RunStore
 from l2l_core.jobs.warm import Warm
 from l2l_core.masks import MaskError, mask_from_drawing, parse_mask
-from l2l_core.models import load_model
+from l2l_core.models import load_model, load_original
 from l2l_core.models.base import ImageToImageModel, OnStep
 from l2l_core.registry import gold_standard
 from l2l_core.runtime import autocast, choose_device, choose_precision, seeded
@@ -120,9 +120,7 @@ class Completer:
         options = tuple(sorted(request.model_options.items()))
         original = self.originals.get(
             (request.model, request.checkpoint, options),
-            lambda: load_model(
-                request.model, request.checkpoint, device=device, **request.model_options
-            ),
+            lambda: load_original(request, device),
         )
         stamp = run.weights.stat().st_mtime_ns
         unlearned = self.unlearned.get(

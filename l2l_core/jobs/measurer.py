@@ -17,11 +17,12 @@ from l2l_core.datasets import DatasetError
 from l2l_core.evaluation import embedding_map as maps
 from l2l_core.evaluation.evaluate import MASK
 from l2l_core.evaluation.full import Instruments, evaluate_full, full_sets
+from l2l_core.files import write_atomically
+from l2l_core.jobs.opening import open_models
 from l2l_core.jobs.results import EVALUATION, MEASURING, Measuring, measuring, tell, write_map
 from l2l_core.jobs.runner import STEPWISE_LIMIT, describe_error
-from l2l_core.jobs.store import Run, RunError, RunStore, write_atomically
-from l2l_core.models import load_model
-from l2l_core.registry import FAMILIES, gold_standard
+from l2l_core.jobs.store import Run, RunError, RunStore
+from l2l_core.registry import FAMILIES
 
 LIMIT, MAP_LIMIT = 256, 100
 """Most images of a set in the table, and on the map, for models that complete in one pass; more
@@ -98,12 +99,7 @@ def measure_run(run: Run, device: torch.device) -> None:
     """
     tell(run, Measuring("Opening both models"))
     request = run.request
-    before = load_model(
-        request.model, request.checkpoint, device=str(device), **request.model_options
-    )
-    after = load_model(request.model, run.weights, device=str(device))
-    gold = gold_standard(request.model, request.forget, request.checkpoint)
-    reference = load_model(request.model, gold, device=str(device)) if gold else None
+    before, after, reference = open_models(run, str(device))
     one_pass = FAMILIES[before.family].completion_steps is None
     limit = LIMIT if one_pass else STEPWISE_LIMIT
     sets = full_sets(request, before.image_size, run.folder, limit)

@@ -1,14 +1,18 @@
-"""Trying a checkpoint that somebody wants to start from."""
+"""Opening a run's models, or a checkpoint that somebody wants to start from."""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from l2l_core.jobs.client import Message
 from l2l_core.jobs.runner import describe_error
-from l2l_core.models import load_model
-from l2l_core.registry import FAMILIES
+from l2l_core.jobs.store import Run
+from l2l_core.models import load_model, load_original
+from l2l_core.models.base import ImageToImageModel
+from l2l_core.registry import FAMILIES, gold_standard
+from l2l_core.runtime import choose_device
 
 logger = logging.getLogger(__name__)
 
@@ -36,3 +40,21 @@ def try_checkpoint(checkpoint: str, family: str, options: dict[str, Any]) -> Mes
         raise ValueError(next(iter(problems.values())))
     reasons = [f"{FAMILIES[name].title}: {problem}" for name, problem in problems.items()]
     raise ValueError("\n".join(["No family can open this checkpoint.", *reasons]))
+
+
+def open_models(
+    run: Run, device: str, gold: Path | None = None
+) -> tuple[ImageToImageModel, ImageToImageModel, ImageToImageModel | None]:
+    """A run's model before and after, and one that never saw the forget images: the one named, or
+    the shipped one, if there is one.
+
+    Raises:
+        ValueError: a model or the device cannot be had.
+    """
+    request, place = run.request, str(choose_device(device))
+    gold = gold or gold_standard(request.model, request.forget, request.checkpoint)
+    return (
+        load_original(request, place),
+        load_model(request.model, run.weights, device=place),
+        load_model(request.model, gold, device=place) if gold else None,
+    )

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from l2l_core.datasets import ImageSet
+from l2l_core.files import replacing
 from l2l_core.images import to_pil
 from l2l_core.masks import parse_mask
 from l2l_core.models.base import ImageToImageModel
@@ -54,9 +55,8 @@ class Previews:
         for place, tile in enumerate(tiles):
             sized = tile.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
             strip.paste(sized, (pitch * place, 0))
-        temporary = self.folder / f".{name}.png.tmp"
-        strip.save(temporary, format="PNG")
-        temporary.replace(self.folder / f"{name}.png")
+        with replacing(self.folder / f"{name}.png") as temporary:
+            strip.save(temporary, format="PNG")
 
 
 def _spread(images: ImageSet) -> Tensor:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from l2l_core.jobs.store import GONE, Run, RunError, RunStore, write_atomically
+from l2l_core.files import write_atomically
+from l2l_core.jobs.store import GONE, Run, RunError, RunStore
 
 MOST_DEATHS = 3
 """A run that kills its worker so often without getting further would block everybody else's."""

@@ -20,7 +20,8 @@ from l2l_core.config import dump_json
 from l2l_core.evaluation.audit_report import TITLES
 from l2l_core.evaluation.html_report import RunReport, run_report
 from l2l_core.evaluation.plots import Pictures
-from l2l_core.jobs.store import Run, RunError, write_atomically
+from l2l_core.files import write_atomically
+from l2l_core.jobs.store import Run, RunError
 
 EVALUATION, MAP, PICTURES, MEASURING = (
     "evaluation.json",

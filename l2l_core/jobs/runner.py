@@ -22,9 +22,10 @@ from safetensors import SafetensorError
 from l2l_core.config import UnlearnRequest, dump_json
 from l2l_core.evaluation.evaluate import LIMIT, evaluate, evaluation_sets
 from l2l_core.evaluation.report import verdict
+from l2l_core.files import replacing, write_atomically
 from l2l_core.jobs.previews import Previews
-from l2l_core.jobs.store import Run, RunError, RunStore, create_run, write_atomically
-from l2l_core.models import load_model
+from l2l_core.jobs.store import Run, RunError, RunStore, create_run
+from l2l_core.models import load_model, load_original
 from l2l_core.models.checkpoints import file_digest, save_weights, state_digest
 from l2l_core.registry import FAMILIES
 from l2l_core.runtime import choose_device, describe_device, is_out_of_memory
@@ -133,7 +134,7 @@ def measure(run: Run, mask: str) -> dict[str, Any]:
         raise RunError("This run has no weights to measure.")
     request = run.request
     device = str(choose_device(request.device))
-    before = load_model(request.model, request.checkpoint, device=device, **request.model_options)
+    before = load_original(request, device)
     after = load_model(request.model, run.weights, device=device)
     sets = evaluation_sets(request, before.image_size, run.folder)
     return evaluate(request, before, after, sets, mask)
@@ -258,16 +259,9 @@ class _Session:
         """Everything a resumed run needs, replaced atomically."""
         if not self.is_main:
             return
-        temporary = self.run.checkpoint.with_name(".last.pt.tmp")
-        try:
-            state = self.trainer.state_dict()
-            with _full_disk_is_an_os_error(), temporary.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.run.checkpoint)
-        finally:
-            temporary.unlink(missing_ok=True)
+        state = self.trainer.state_dict()
+        with _full_disk_is_an_os_error(), replacing(self.run.checkpoint) as temporary:
+            torch.save(state, temporary)
         if self.run.state.deaths:
             self.run.set_state(deaths=0)
 

@@ -30,8 +30,8 @@ from filelock import FileLock
 from PIL import Image
 
 from l2l_core.config import UnlearnRequest, dump_json
+from l2l_core.files import replacing, write_atomically
 
-STATUSES = ("queued", "running", "done", "failed", "cancelled", "interrupted")
 FINISHED = ("done", "failed", "cancelled", "interrupted")
 GONE = "There is no such run; it may have been erased."
 _BUILDING, _ERASED = ".new", ".erased"
@@ -52,25 +52,11 @@ def data_root() -> Path:
     return Path(os.environ.get("L2L_DATA") or "data").absolute()
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file, for its owner's eyes only; readers see the old or the new content."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 @dataclass(frozen=True)
 class RunState:
     """How far a run is; times in seconds since 1970."""
 
-    status: str
+    status: str  # queued or running, or one of FINISHED
     owner: str = ""
     title: str = ""
     submitted: float = 0.0
@@ -305,10 +291,11 @@ class RunStore:
             RunError: no such run.
         """
         run = self.get(run_id)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        with (
+            replacing(path, f".{secrets.token_hex(4)}") as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+        ):
             for name in (*_EXPORTED, str(run.weights.relative_to(run.folder))):
                 if (run.folder / name).is_file():
                     archive.write(run.folder / name, f"{run.id}/{name}")
-        temporary.replace(path)
         return path

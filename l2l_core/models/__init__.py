@@ -18,6 +18,7 @@ from l2l_core.registry import (
 )
 
 if TYPE_CHECKING:
+    from l2l_core.config import UnlearnRequest
     from l2l_core.models.base import ImageToImageModel
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "defaults_of",
     "family_of",
     "load_model",
+    "load_original",
 ]
 
 
@@ -65,3 +67,8 @@ def load_model(
     module, function = family.opener.split(":")
     opener = getattr(importlib.import_module(module), function)
     return opener(Path(path), **options).to(device).eval()
+
+
+def load_original(request: UnlearnRequest, device: str = "cpu") -> ImageToImageModel:
+    """The model that a request starts from; raises as `load_model` does."""
+    return load_model(request.model, request.checkpoint, device=device, **request.model_options)

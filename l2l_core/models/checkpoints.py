@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,8 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from l2l_core.files import replacing
 
 METADATA_KEY = "l2l"
 """Our safetensors files carry {"family", "config", …} as JSON under this header key."""
@@ -99,21 +100,15 @@ def save_weights(
     description: Mapping[str, Any],
     half: bool = False,
 ) -> str:
-    """Write a safetensors file atomically (temporary file, fsync, rename); returns its SHA-256."""
+    """Replace a safetensors file; returns its SHA-256."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, value in state.items():
         value = value.detach().to("cpu")
         tensors[name] = (value.half() if half and value.is_floating_point() else value).contiguous()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(dict(description))})
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return file_digest(path)
 
 

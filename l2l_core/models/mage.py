@@ -238,7 +238,7 @@ class MAGE(ImageToImageModel):
     # --- the decoder -------------------------------------------------------------------------
 
     def decode(self, latent: Tensor, view: MAGEView) -> Tensor:
-        """Scores (B, 1 + L, codes) of every code at every position; position 0 is the class token.
+        """Scores (B, 1 + L, vocabulary) of every token; position 0 is the class token.
 
         Unknown positions start from the class token's embedding, as published.
         """

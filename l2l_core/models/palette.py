@@ -7,7 +7,6 @@ representation is the list of feature maps that D, the way up, reads. The U-Net 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 
+from l2l_core.files import replacing
 from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
 from l2l_core.models.checkpoints import CheckpointError, check_fit, load_strict, read_checkpoint
 from l2l_core.models.palette_config import PaletteConfig
@@ -266,19 +266,8 @@ def _configure(path: Path, build: Callable[..., PaletteConfig], **options: Any) 
 
 
 def save_published(model: Palette, path: str | Path) -> None:
-    """Write the layout of `16_Network.pth`: a flat state dict with the training schedule's buffers.
-
-    Atomic: temporary file, fsync, rename.
-    """
-    path = Path(path)
+    """Write the layout of `16_Network.pth`: flat, with the buffers of the training schedule."""
     state = model.config.layout.to_published(model.unet.state_dict())
     state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({**model.training_levels.buffers, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(Path(path)) as temporary:
+        torch.save({**model.training_levels.buffers, **state}, temporary)

@@ -19,17 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from l2l_core.config import ConfigError, UnlearnRequest
 from l2l_core.datasets import Batches, ImageSet, forgotten_ids, load_image_set
 from l2l_core.masks import draw_masks
-from l2l_core.models import load_model
+from l2l_core.models import load_original
 from l2l_core.models.base import ImageToImageModel
 from l2l_core.models.layers import choose_attention
 from l2l_core.runtime import (
+    accelerator_on,
     choose_device,
     choose_precision,
     is_out_of_memory,
@@ -86,7 +85,8 @@ class Trainer:
         self.request = request
         self.device = choose_device(request.device)
         self.precision = choose_precision(request.precision, self.device)
-        self.accelerator = _accelerator(self.device, self.precision)
+        mixed = "no" if self.precision == "fp32" else self.precision
+        self.accelerator = accelerator_on(self.device, mixed_precision=mixed)
         self.device = self.accelerator.device
         if request.batch_size % self.accelerator.num_processes:
             raise ConfigError(
@@ -136,7 +136,7 @@ class Trainer:
             ValueError: the model, its weights, the device or an image set cannot be had (the errors
                 of `load_model`, `choose_device` and `load_image_set`).
         """
-        model = load_model(request.model, request.checkpoint, **request.model_options)
+        model = load_original(request)
         size, split = model.image_size, request.split
         forget = load_image_set(request.forget, size, split=split, base=base)
         retain = load_image_set(
@@ -340,13 +340,3 @@ def decay_groups(parameters: dict[str, nn.Parameter], weight_decay: float) -> li
         {"params": decayed, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-
-
-def _accelerator(device: torch.device, precision: str) -> Accelerator:
-    """accelerate keeps its settings for a whole process; a warm worker needs new ones each run."""
-    AcceleratorState._reset_state()
-    mixed = "no" if precision == "fp32" else precision
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
-    if accelerator.num_processes == 1:
-        accelerator.state.device = device
-    return accelerator

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import yaml
 
+from l2l_core.errors import PlainError
 from l2l_core.registry import FAMILIES, defaults_of, family_of
 
 PAPER_METHODS = ("ours", "max_loss", "noisy_label", "retain_label", "random_encoder")
@@ -32,7 +33,7 @@ FROM_MODEL: Any = None
 """Default of settings whose value depends on the model; see `l2l_core/registry.py`."""
 
 
-class ConfigError(ValueError):
+class ConfigError(PlainError):
     """A setting that cannot be; the message names it and says what is allowed."""
 
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from l2l_core.errors import PlainError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -30,7 +32,7 @@ _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _USE = "Use a PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF image."
 
 
-class ImageError(ValueError):
+class ImageError(PlainError):
     """A picture that cannot be used; the message is a sentence for the person who offered it."""
 
 

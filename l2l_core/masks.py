@@ -21,6 +21,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from l2l_core.errors import PlainError
 from l2l_core.images import ImageError, read_image
 
 SPECS = (
@@ -28,7 +29,7 @@ SPECS = (
 )
 
 
-class MaskError(ValueError):
+class MaskError(PlainError):
     """A mask that cannot be read; the message says what can be written."""
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from l2l_core.errors import PlainError
+
 
 @dataclass(frozen=True)
 class Option:
@@ -333,7 +335,7 @@ def family_of(model: str) -> str:
     if model in FAMILIES:
         return model
     known = ", ".join([*MODELS, *FAMILIES])
-    raise ValueError(f"There is no model “{model}”. Known models and families: {known}.")
+    raise PlainError(f"There is no model “{model}”. Known models and families: {known}.")
 
 
 def defaults_of(model: str) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from l2l_core.errors import PlainError
+
 
 def choose_device(name: str = "auto") -> torch.device:
     """The device for "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -25,7 +27,7 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
+        raise PlainError(
             f"There is no device “{name}” here. Use auto, cpu, cuda, cuda:N or mps."
         ) from error
     return device

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from l2l_core.errors import PlainError
 from l2l_core.images import ImageError, fit_square, read_image
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ READERS = min(8, os.cpu_count() or 1)
 """Threads that decode images."""
 
 
-class DatasetError(ValueError):
+class DatasetError(PlainError):
     """An image set that does not exist or holds no image."""
 
 

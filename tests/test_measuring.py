@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from l2l_core.cli import app
 from l2l_core.config import ConfigError, UnlearnRequest
 from l2l_core.jobs.results import map_pictures
-from l2l_core.jobs.store import create_run
+from l2l_core.jobs.store import RunError, create_run
 from l2l_core.models.checkpoints import save_weights
 from l2l_core.runtime import seeded
 
@@ -172,5 +172,5 @@ def test_mistakes_are_said(run, arguments, message):
 def test_a_run_without_weights_cannot_be_measured(run):
     os.unlink(run.weights)
     for command in (["evaluate"], ["map"], ["audit", "--kind", "membership"]):
-        with pytest.raises(LookupError, match="no weights to measure"):
+        with pytest.raises(RunError, match="no weights to measure"):
             l2l(*command, run.folder)

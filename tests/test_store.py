@@ -1,7 +1,6 @@
 """A run is a folder that survives crashes and forgets names."""
 
 import os
-import zipfile
 
 import pytest
 from PIL import Image
@@ -94,16 +93,6 @@ def test_a_running_run_is_not_erased(store, request_):
     run.set_state(status="running")
     with pytest.raises(RunError, match="Cancel it first"):
         store.delete(run.id)
-
-
-def test_export_holds_no_pictures(store, request_, tmp_path):
-    run = store.create(request_, forget_images=[Image.new("RGB", (9, 9))])
-    run.weights.write_bytes(b"weights")
-    (run.previews / "forget-input.png").write_bytes(b"picture")
-    with zipfile.ZipFile(store.export(run.id, tmp_path / "run.zip")) as archive:
-        names = archive.namelist()
-    assert f"{run.id}/weights/unlearned.safetensors" in names and f"{run.id}/request.json" in names
-    assert not any(name.endswith(".png") for name in names)
 
 
 def test_one_damaged_or_vanished_run_does_not_hide_the_others(store, request_):

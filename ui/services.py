@@ -25,7 +25,8 @@ from l2l_core.jobs.client import (
     CompleterError,
     Progress,
 )
-from l2l_core.jobs.results import Measuring, measuring, report_of
+from l2l_core.jobs.reports import export_run, report_of
+from l2l_core.jobs.results import Measuring, measuring
 from l2l_core.jobs.store import Run, RunError, RunStore
 from l2l_core.models import FAMILIES
 from ui import views
@@ -275,7 +276,7 @@ class Studio:
         if name == "weights.safetensors" and run.weights.is_file():
             return run.weights
         if name == "run.zip":
-            return self.store.export(run.id, made)
+            return export_run(run, made)
         if name in _REPORTS:
             write_atomically(made, _REPORTS[name](report_of(run)))
             return made

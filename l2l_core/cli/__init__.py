@@ -9,8 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from l2l_core.cli import auditing, experiments, measuring, protocol, serving, unlearning
-from l2l_core.config import ConfigError
-from l2l_core.jobs.store import RunError
 
 app = typer.Typer(
     help="Make an image-to-image model forget chosen images, and see what changed.",
@@ -40,6 +38,6 @@ def main() -> None:
     """Run a command; what the user can mend is one sentence, not a traceback."""
     try:
         app()
-    except (ConfigError, RunError, ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}")
         sys.exit(2)

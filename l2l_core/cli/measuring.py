@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,9 +20,9 @@ from l2l_core.cli.shared import (
 from l2l_core.config import ConfigError, dump_json
 from l2l_core.evaluation.protocol import ProtocolRequest
 from l2l_core.files import write_atomically
-from l2l_core.jobs.results import EVALUATION, evaluation, report_of
+from l2l_core.jobs.reports import write_report
+from l2l_core.jobs.results import EVALUATION, evaluation
 from l2l_core.jobs.store import Run, RunError
-from l2l_core.registry import MODELS
 
 if TYPE_CHECKING:
     from l2l_core.evaluation.html_report import Sample
@@ -116,6 +115,7 @@ def _evaluate_run(
         run.request, before, after, sets, mask, tools, reference, on_progress=console.print
     )
     write_atomically(run.folder / EVALUATION, dump_json(metrics))
+    write_report(run)
     _print(metrics, run.request.method)
 
 
@@ -137,22 +137,10 @@ def report(
     The numbers are those of `evaluate` if it was called, else of the look at the end of the run;
     what `map`, `audit` and `evaluate RUN --protocol` found is there, too.
     """
-    from l2l_core.evaluation.html_report import to_html, to_json
-    from l2l_core.evaluation.model_card import model_card
-
     found = find_run(run)
     metrics = print_metrics(found, mask)
     pictures = _samples(found, metrics["mask"], samples, device) if samples else []
-    told = replace(report_of(found, metrics), samples=tuple(pictures))
-    name = found.request.model
-    licence = MODELS[name].licence if name in MODELS else "other"
-    files = {
-        found.folder / "report.html": to_html(told),
-        found.folder / "report.json": to_json(told),
-        found.weights.parent / "README.md": model_card(told, licence, name),
-    }
-    for path, content in files.items():
-        write_atomically(path, content)
+    for path in write_report(found, metrics, pictures):
         console.print(f"Written: {path}", soft_wrap=True)
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kernel_poly, kid_features_to_metric, mmd2
 
+from l2l_core.errors import PlainError
+
 KID_SUBSET = 1000
 """Most images of a KID subset (Bińkowski et al., ICLR 2018)."""
 KID_SUBSETS = 100
@@ -32,7 +34,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
         ValueError: fewer than two images in a set.
     """
     if min(len(a), len(b)) < 2:
-        raise ValueError("FID needs at least two images in each set.")
+        raise PlainError("FID needs at least two images in each set.")
     (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b)
     shared = torch.linalg.svdvals(root_a @ root_b.T).sum()
     spread = root_a.square().sum() + root_b.square().sum()
@@ -63,7 +65,7 @@ def kernel_distance(
     """
     size = min(KID_SUBSET, min(len(a), len(b)) // 2)
     if size < 2:
-        raise ValueError("KID needs at least four images in each set.")
+        raise PlainError("KID needs at least four images in each set.")
     if paired:
         generator = torch.Generator().manual_seed(seed)
         parts = [torch.randperm(len(a), generator=generator)[:size] for _ in range(KID_SUBSETS)]

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from l2l_core.config import UnlearnRequest
+from l2l_core.errors import PlainError
 from l2l_core.evaluation.evaluate import MASK, EvaluationSets, completed
 from l2l_core.evaluation.extractors import Extractor, open_extractor
 from l2l_core.evaluation.full import OnProgress
@@ -98,7 +99,7 @@ def map_points(features: Mapping[tuple[str, str], Tensor], seed: int) -> list[Ma
 
     points = F.normalize(torch.cat(list(features.values())).double(), dim=1).numpy()
     if len(points) < 4:
-        raise ValueError("A map needs at least four points: choose more images.")
+        raise PlainError("A map needs at least four points: choose more images.")
     perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
     sne = TSNE(perplexity=perplexity, init="pca", random_state=seed % 2**32)
     places = torch.from_numpy(sne.fit_transform(points))

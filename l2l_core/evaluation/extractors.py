@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2l_core.builtin import builtin_index, open_builtin
+from l2l_core.errors import PlainError
 from l2l_core.evaluation.features import EXTRACTOR, load_feature_net
 from l2l_core.images import to_tensor
 from l2l_core.models.checkpoints import CheckpointError, load_strict, read_checkpoint
@@ -78,9 +79,9 @@ def open_extractor(spec: str = "builtin", device: str | torch.device = "cpu") ->
     if kind == "builtin":
         return _builtin(torch.device(device))
     if kind not in _OPENERS:
-        raise ValueError(f"There is no extractor “{kind}”. Write one of: {SPECS}.")
+        raise PlainError(f"There is no extractor “{kind}”. Write one of: {SPECS}.")
     if not place:
-        raise ValueError(f"“{kind}” needs a file: write {kind}:PATH.")
+        raise PlainError(f"“{kind}” needs a file: write {kind}:PATH.")
     return _OPENERS[kind](place, torch.device(device))
 
 

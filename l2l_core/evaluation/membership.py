@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from l2l_core.config import ConfigError, UnlearnRequest
+from l2l_core.errors import PlainError
 from l2l_core.evaluation.evaluate import MASK, EvaluationSets
 from l2l_core.evaluation.full import representation_distances
 from l2l_core.masks import parse_mask
@@ -100,7 +101,7 @@ def auc(
         ValueError: a side is empty.
     """
     if not len(positive) or not len(negative):
-        raise ValueError("An AUC needs images on both sides: trained on, and unseen.")
+        raise PlainError("An AUC needs images on both sides: trained on, and unseen.")
     difference = positive.double().unsqueeze(1) - negative.double()
     wins = (difference > 0).double() + 0.5 * (difference == 0).double()  # (P, N)
     drawn = []

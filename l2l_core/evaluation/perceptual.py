@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from l2l_core.errors import PlainError
 from l2l_core.evaluation.features import EXTRACTOR, load_feature_net
 from l2l_core.models.checkpoints import CheckpointError, load_strict, read_checkpoint
 
@@ -46,9 +47,9 @@ def open_perceptual(spec: str = "builtin", device: str | torch.device = "cpu") -
     if kind == "builtin":
         return Perceptual(EXTRACTOR, load_feature_net().perceptual_distance)
     if kind not in ("lpips-alex", "lpips-vgg"):
-        raise ValueError(f"There is no perceptual distance “{kind}”. Write one of: {SPECS}.")
+        raise PlainError(f"There is no perceptual distance “{kind}”. Write one of: {SPECS}.")
     if not place:
-        raise ValueError(f"“{kind}” needs a file: write {kind}:PATH.")
+        raise PlainError(f"“{kind}” needs a file: write {kind}:PATH.")
     return _lpips(kind.removeprefix("lpips-"), place, torch.device(device))
 
 

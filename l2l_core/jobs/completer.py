@@ -19,10 +19,11 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
-from l2l_core.datasets import DatasetError, load_image_set
+from l2l_core.datasets import load_image_set
+from l2l_core.errors import PlainError
 from l2l_core.evaluation.features import load_feature_net
 from l2l_core.evaluation.metrics import cosine_with_truth
-from l2l_core.images import ImageError, read_image, to_pil, to_png, to_tensor
+from l2l_core.images import read_image, to_pil, to_png, to_tensor
 from l2l_core.jobs.client import (
     PICTURES,
     CompareRequest,
@@ -71,10 +72,10 @@ class Completer:
         it is.
 
         Raises:
-            RunError, MaskError, ImageError, DatasetError, ValueError: with a message for people.
+            PlainError: no such run, or a mask, a picture or an image set that cannot be read.
         """
         if request.steps is not None and not 1 <= request.steps <= MOST_STEPS:
-            raise ValueError(f"Steps must be a number from 1 to {MOST_STEPS}.")
+            raise PlainError(f"Steps must be a number from 1 to {MOST_STEPS}.")
         with self.busy:
             return self._compare(request, tell)
 
@@ -252,7 +253,7 @@ def _answer(completer: Completer, connection: Connection) -> None:
             head, answers = {}, []
         else:
             head, answers = completer.compare(compare_request(plain, pictures), tell)
-    except (RunError, MaskError, ImageError, DatasetError, ValueError) as error:
+    except PlainError as error:
         head, answers = {"error": str(error)}, []
     except ConnectionError:  # whoever asked has left, so there is no need to finish
         raise

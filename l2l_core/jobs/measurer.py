@@ -13,12 +13,13 @@ from contextlib import suppress
 import torch
 
 from l2l_core.config import dump_json
-from l2l_core.datasets import DatasetError
+from l2l_core.errors import PlainError
 from l2l_core.evaluation import embedding_map as maps
 from l2l_core.evaluation.evaluate import MASK
 from l2l_core.evaluation.full import Instruments, evaluate_full, full_sets
 from l2l_core.files import write_atomically
 from l2l_core.jobs.opening import open_models
+from l2l_core.jobs.reports import write_report
 from l2l_core.jobs.results import EVALUATION, MEASURING, Measuring, measuring, tell, write_map
 from l2l_core.jobs.runner import STEPWISE_LIMIT, describe_error
 from l2l_core.jobs.store import Run, RunError, RunStore
@@ -83,7 +84,7 @@ class Measurer:
         except Exception as error:
             if not run.folder.is_dir():  # erased meanwhile
                 return
-            known = isinstance(error, (RunError, DatasetError, ValueError))
+            known = isinstance(error, PlainError)
             if not known:
                 logger.error("measuring a run failed with %s", describe_error(error))
             said = str(error) if known else "Measuring failed; the log has the details."
@@ -121,3 +122,4 @@ def measure_run(run: Run, device: torch.device) -> None:
     points = maps.embedding_map(shown, request.seed, tools.extractor)
     found = maps.describe_map(points, MASK, request.seed, tools.extractor.name)
     write_map(run, found, maps.small_pictures(shown))
+    write_report(run)

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from l2l_core.errors import PlainError
 from l2l_core.jobs.client import Message
 from l2l_core.jobs.runner import describe_error
 from l2l_core.jobs.store import Run
@@ -21,13 +22,13 @@ def try_checkpoint(checkpoint: str, family: str, options: dict[str, Any]) -> Mes
     """What a checkpoint holds, opened as one family, or ("") as the first that can open it.
 
     Raises:
-        ValueError: it cannot be opened; with a message for people.
+        PlainError: it cannot be opened.
     """
     problems = {}
     for name in [family] if family else FAMILIES:
         try:
             model = load_model(name, checkpoint, **options)
-        except ValueError as error:
+        except PlainError as error:
             problems[name] = str(error)
         except Exception as error:
             logger.warning("%s cannot open a checkpoint: %s", name, describe_error(error))
@@ -37,9 +38,9 @@ def try_checkpoint(checkpoint: str, family: str, options: dict[str, Any]) -> Mes
             size = {"parameters": parameters, "image_size": model.image_size}
             return {"opened": {"family": model.family, **size}}, []
     if len(set(problems.values())) == 1:
-        raise ValueError(next(iter(problems.values())))
+        raise PlainError(next(iter(problems.values())))
     reasons = [f"{FAMILIES[name].title}: {problem}" for name, problem in problems.items()]
-    raise ValueError("\n".join(["No family can open this checkpoint.", *reasons]))
+    raise PlainError("\n".join(["No family can open this checkpoint.", *reasons]))
 
 
 def open_models(

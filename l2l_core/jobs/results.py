@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from l2l_core.config import dump_json
-from l2l_core.evaluation.audit_report import TITLES
-from l2l_core.evaluation.html_report import RunReport, run_report
 from l2l_core.evaluation.plots import Pictures
 from l2l_core.files import write_atomically
-from l2l_core.jobs.store import Run, RunError
+from l2l_core.jobs.store import Run
 
 EVALUATION, MAP, PICTURES, MEASURING = (
     "evaluation.json",
@@ -44,12 +42,12 @@ class Measuring:
 
 def evaluation(run: Run) -> dict[str, Any] | None:
     """The full table, as `evaluate_full` gives it, once it was measured."""
-    return _json(run.folder / EVALUATION)
+    return read_json(run.folder / EVALUATION)
 
 
 def embedding_map(run: Run) -> dict[str, Any] | None:
     """The map, as `describe_map` gives it, once it was drawn."""
-    return _json(run.folder / MAP)
+    return read_json(run.folder / MAP)
 
 
 def map_pictures(run: Run) -> Pictures:
@@ -74,7 +72,7 @@ def write_map(run: Run, found: dict[str, Any], pictures: Pictures) -> None:
 
 def measuring(run: Run) -> Measuring | None:
     """How far a measurement is, or why the last one failed; None if there is neither."""
-    found = _json(run.folder / MEASURING)
+    found = read_json(run.folder / MEASURING)
     return Measuring(**found) if found else None
 
 
@@ -86,35 +84,8 @@ def tell(run: Run, progress: Measuring | None) -> None:
         write_atomically(run.folder / MEASURING, dump_json(asdict(progress)))
 
 
-def report_of(run: Run, metrics: dict[str, Any] | None = None) -> RunReport:
-    """Everything measured of a run, without pictures; its title names the model, never a file.
-
-    Args:
-        metrics: a table to show in place of the one in its folder.
-
-    Raises:
-        RunError: nothing was measured.
-    """
-    metrics = metrics or evaluation(run) or run.metrics
-    if metrics is None:
-        raise RunError(f"This run has no numbers: it is {run.state.status}.")
-    events = run.events()
-    devices = [event["device"] for event in events if "device" in event]
-    audits = {kind: _json(run.folder / f"audit-{kind}.json") for kind in TITLES}
-    protocols = [_json(path) for path in sorted(run.folder.glob("protocol/*/results.json"))]
-    return run_report(
-        f"Unlearning of {run.request.model}",
-        run.request.to_dict(),
-        metrics,
-        [(e["step"], e["retain"], e["forget"]) for e in events if e["kind"] == "step"],
-        devices[-1] if devices else "",
-        embedding_map=embedding_map(run),
-        audits={kind: found for kind, found in audits.items() if found},
-        protocols=[found for found in protocols if found],
-    )
-
-
-def _json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a JSON file holds; None without the file."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -20,16 +20,18 @@ from filelock import Timeout
 from safetensors import SafetensorError
 
 from l2l_core.config import UnlearnRequest, dump_json
+from l2l_core.errors import PlainError
 from l2l_core.evaluation.evaluate import LIMIT, evaluate, evaluation_sets
 from l2l_core.evaluation.report import verdict
 from l2l_core.files import replacing, write_atomically
 from l2l_core.jobs.previews import Previews
+from l2l_core.jobs.reports import write_report
 from l2l_core.jobs.store import Run, RunError, RunStore, create_run
 from l2l_core.models import load_model, load_original
 from l2l_core.models.checkpoints import file_digest, save_weights, state_digest
 from l2l_core.registry import FAMILIES
 from l2l_core.runtime import choose_device, describe_device, is_out_of_memory
-from l2l_core.unlearning.trainer import FrozenPartChangedError, NonFiniteLossError, Trainer
+from l2l_core.unlearning.trainer import Trainer
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "safetensors", "pillow", "numpy")
 STEPWISE_LIMIT = 64
@@ -74,7 +76,7 @@ def _execute(session: _Session, should_stop: Stop) -> str:
         status, message = stopped.args
     except KeyboardInterrupt:
         status, message = "interrupted", "Interrupted; can go on from the last checkpoint."
-    except (NonFiniteLossError, FrozenPartChangedError, ValueError) as error:
+    except PlainError as error:
         status, message = "failed", str(error)
     except OSError as error:
         status = "failed"
@@ -231,8 +233,9 @@ class _Session:
         self.event("end", status="done", message="")
         self.write_manifest(digest)
         self.run.set_state(status="done", finished=time.time(), message="")
-        with suppress(OSError):
+        with suppress(OSError, RunError):  # it is done, whatever becomes of these
             self.run.checkpoint.unlink(missing_ok=True)
+            write_report(self.run)
 
     def end(self, status: str, message: str) -> None:
         """The last word of an execution that did not finish."""

@@ -19,7 +19,6 @@ import re
 import secrets
 import shutil
 import time
-import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -30,21 +29,18 @@ from filelock import FileLock
 from PIL import Image
 
 from l2l_core.config import UnlearnRequest, dump_json
-from l2l_core.files import replacing, write_atomically
+from l2l_core.errors import PlainError
+from l2l_core.files import write_atomically
 
 FINISHED = ("done", "failed", "cancelled", "interrupted")
 GONE = "There is no such run; it may have been erased."
 _BUILDING, _ERASED = ".new", ".erased"
 _BUILDING_SECONDS = 600  # nobody needs longer to write a submission
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
-_EXPORTED = ("request.json", "state.json", "events.jsonl", "metrics.json", "manifest.json")
 
 
-class RunError(LookupError):
+class RunError(PlainError):
     """A run that does not exist or may not be touched; the message is for people."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def data_root() -> Path:
@@ -283,19 +279,3 @@ class RunStore:
         for folder in self.folder.glob(f".*{_BUILDING}"):
             if time.time() - folder.stat().st_mtime > _BUILDING_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    def export(self, run_id: str, path: Path) -> Path:
-        """Write a zip of request, events, numbers and weights; no uploads, no previews.
-
-        Raises:
-            RunError: no such run.
-        """
-        run = self.get(run_id)
-        with (
-            replacing(path, f".{secrets.token_hex(4)}") as temporary,
-            zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
-        ):
-            for name in (*_EXPORTED, str(run.weights.relative_to(run.folder))):
-                if (run.folder / name).is_file():
-                    archive.write(run.folder / name, f"{run.id}/{name}")
-        return path

@@ -12,7 +12,8 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 
-from l2l_core.datasets import DatasetError, load_image_set
+from l2l_core.datasets import load_image_set
+from l2l_core.errors import PlainError
 from l2l_core.jobs import queue
 from l2l_core.jobs.runner import execute
 from l2l_core.jobs.store import Run, RunError, RunStore
@@ -98,7 +99,7 @@ class Worker:
         """Decode the built-in images once, so that the first run starts at once."""
         try:
             load_image_set(("builtin",), load_model().image_size)
-        except (DatasetError, ValueError, OSError) as error:
+        except (PlainError, OSError) as error:
             logger.warning("Nothing to warm up with: %s", type(error).__name__)
 
 

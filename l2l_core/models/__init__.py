@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from l2l_core.errors import PlainError
 from l2l_core.registry import (
     FAMILIES,
     MODELS,
@@ -58,10 +59,10 @@ def load_model(
     path = checkpoint or (spec.path if spec else None)
     if path is None:
         where = f" It comes from {spec.source}." if spec else ""
-        raise ValueError(f"“{name}” needs a checkpoint: give the path of its weights.{where}")
+        raise PlainError(f"“{name}” needs a checkpoint: give the path of its weights.{where}")
     known = [option.name for option in family.options]
     if unknown := sorted(options.keys() - set(known)):
-        raise ValueError(
+        raise PlainError(
             f"“{name}” has no option {', '.join(unknown)}. It has: {', '.join(known) or 'none'}."
         )
     module, function = family.opener.split(":")

@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from l2l_core.errors import PlainError
+
 Representation = list[Tensor]
 """What the objective compares: one or more tensors, each with the batch first."""
 
@@ -156,11 +158,11 @@ def check_images(model: ImageToImageModel, images: Tensor, mask: Tensor) -> Tens
     """
     size = model.image_size
     if images.ndim != 4 or images.shape[1:] != (3, size, size):
-        raise ValueError(f"images must be (B, 3, {size}, {size}), got {tuple(images.shape)}")
+        raise PlainError(f"images must be (B, 3, {size}, {size}), got {tuple(images.shape)}")
     if not images.is_floating_point():
-        raise ValueError(f"images must be floats in [0, 1], got {images.dtype}")
+        raise PlainError(f"images must be floats in [0, 1], got {images.dtype}")
     if mask.dtype != torch.bool or mask.shape[-2:] != (size, size) or mask.ndim not in (2, 3):
-        raise ValueError(
+        raise PlainError(
             f"mask must be boolean ({size}, {size}) or (B, {size}, {size}), "
             f"got {mask.dtype} {tuple(mask.shape)}"
         )

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from l2l_core.errors import PlainError
 from l2l_core.files import replacing
 
 METADATA_KEY = "l2l"
@@ -29,7 +30,7 @@ SCALE = ":scale"
 State = dict[str, Tensor]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(PlainError):
     """A checkpoint that cannot be used; the message says why and what would do."""
 
 
@@ -53,7 +54,7 @@ def read_checkpoint(path: str | Path) -> tuple[State, dict[str, Any]]:
     )
     hub_config = file.with_name("config.json")
     if not description and file.name == "model.safetensors" and hub_config.is_file():
-        description = {"hub": json.loads(hub_config.read_text())}
+        description = {"hub": _read_json(hub_config)}
     broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if broken:
         raise CheckpointError(
@@ -190,6 +191,16 @@ def _read_safetensors(file: Path) -> tuple[State, dict[str, Any]]:
         raise CheckpointError(
             f"“{file.name}” is not a complete safetensors file. Fetch it again."
         ) from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"“{file.name}” beside the weights is damaged: no JSON.") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"“{file.name}” beside the weights holds no configuration.")
+    return found
 
 
 def _read_torch(file: Path) -> State:

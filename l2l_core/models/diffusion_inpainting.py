@@ -25,6 +25,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from l2l_core.errors import PlainError
 from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
 from l2l_core.models.checkpoints import CheckpointError, load_strict, read_checkpoint
 
@@ -75,12 +76,12 @@ class DiffusionInpainting(ImageToImageModel):
         self.latent_channels: int = self.vae.config["latent_channels"]
         channels = self.unet.config["in_channels"]
         if channels not in (self.latent_channels, 2 * self.latent_channels + 1):
-            raise ValueError(f"the U-Net reads {channels} channels; that is no inpainting network.")
+            raise PlainError(f"the U-Net reads {channels} channels; that is no inpainting network.")
         self.reads_hole = channels > self.latent_channels
         if extra := [name for name in UNSUPPORTED if self.unet.config.get(name)]:
-            raise ValueError(f"the U-Net needs more than a prompt ({', '.join(extra)}).")
+            raise PlainError(f"the U-Net needs more than a prompt ({', '.join(extra)}).")
         if config.image_size % self.cell:
-            raise ValueError(f"image_size must be a multiple of {self.cell}.")
+            raise PlainError(f"image_size must be a multiple of {self.cell}.")
 
     # --- unlearning --------------------------------------------------------------------------
 
@@ -141,7 +142,7 @@ class DiffusionInpainting(ImageToImageModel):
             latents = self.to_latents(images)
             label = scheduler.get_velocity(latents, view.noise, view.timesteps)
         elif kind != "epsilon":
-            raise ValueError(f"There is no training loss for networks that predict “{kind}”.")
+            raise PlainError(f"There is no training loss for networks that predict “{kind}”.")
         return (output.float() - label).square().flatten(1).mean(dim=1)
 
     def noise_lesson(self, noise: Tensor, images: Tensor, view: View) -> tuple[Tensor, Tensor]:
@@ -263,7 +264,7 @@ def open_pipeline(path: Path, **options: Any) -> DiffusionInpainting:
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"“{path.name}” is no inpainting pipeline with unet, vae, text_encoder, tokenizer and "
-            f"scheduler in safetensors: {str(error).splitlines()[0]}"
+            f"scheduler in safetensors: {str(error).splitlines()[0].replace(str(path), path.name)}"
         ) from error
     tokens = tokenizer(
         prompt,
@@ -309,7 +310,7 @@ def _scheduler_class(config: Mapping[str, Any]) -> Any:
     """One of diffusers' own schedulers, never code from the folder."""
     found = getattr(diffusers, str(config.get("_class_name")), None)
     if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
-        raise ValueError(f"there is no scheduler {config.get('_class_name')}.")
+        raise PlainError(f"there is no scheduler {config.get('_class_name')}.")
     return found
 
 

@@ -9,6 +9,8 @@ from timm.layers.attention import Attention
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from l2l_core.errors import PlainError
+
 PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16, 512: 16}
 """Attention heads of the published MAE and MAGE transformers, by width."""
 
@@ -63,5 +65,5 @@ def heads_of(width: int, heads: int | None, option: str) -> int:
     """
     heads = heads or PUBLISHED_HEADS.get(width, max(1, width // 64))
     if width % heads:
-        raise ValueError(f"{option}={heads} does not divide the width {width}; pass {option}=…")
+        raise PlainError(f"{option}={heads} does not divide the width {width}; pass {option}=…")
     return heads

@@ -19,6 +19,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from l2l_core.errors import PlainError
 from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
 from l2l_core.models.checkpoints import (
     CheckpointError,
@@ -77,7 +78,7 @@ class MAEConfig:
         )
         missing = [key for key in sources if key not in state]
         if missing:
-            raise ValueError(
+            raise PlainError(
                 f"not a MAE checkpoint with its decoder: {', '.join(missing)} missing. "
                 "Encoder-only files cannot complete images; use the file that includes the decoder."
             )

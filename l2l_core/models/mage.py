@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from l2l_core.errors import PlainError
 from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
 from l2l_core.models.checkpoints import CheckpointError, load_strict, read_checkpoint
 from l2l_core.models.layers import count_blocks, heads_of, run_blocks
@@ -76,7 +77,7 @@ class MAGEConfig:
     def __post_init__(self) -> None:
         """Raises ValueError for a temperature or a number of steps that cannot be."""
         if self.sampling_temperature <= 0 or self.steps < 1:
-            raise ValueError("sampling_temperature must be above 0, and steps at least 1.")
+            raise PlainError("sampling_temperature must be above 0, and steps at least 1.")
 
     @classmethod
     def from_state_dict(
@@ -100,7 +101,7 @@ class MAGEConfig:
             "decoder_embed.weight",
         )
         if missing := [key for key in sources if key not in state]:
-            raise ValueError(f"not a MAGE checkpoint: {', '.join(missing)} missing.")
+            raise PlainError(f"not a MAGE checkpoint: {', '.join(missing)} missing.")
         vocabulary, width = state[sources[0]].shape
         decoder_width = state[sources[2]].shape[0]
         return cls(

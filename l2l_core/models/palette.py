@@ -18,6 +18,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 
+from l2l_core.errors import PlainError
 from l2l_core.files import replacing
 from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
 from l2l_core.models.checkpoints import CheckpointError, check_fit, load_strict, read_checkpoint
@@ -189,7 +190,7 @@ class Palette(ImageToImageModel):
         noise, drawn from the generator by its place in the batch, whatever comes after it.
         """
         if steps is not None and steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+            raise PlainError(f"steps must be at least 1, got {steps}")
         hole = check_images(self, images, mask).unsqueeze(1)
         true = 2 * images.float() - 1
         draw = _noise_per_sample(images, generator or torch.Generator().manual_seed(0))

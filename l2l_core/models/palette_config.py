@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from l2l_core.errors import PlainError
 from l2l_core.models.palette_keys import PREFIX, Layout
 from l2l_core.models.palette_sampling import Schedule
 
@@ -61,25 +62,25 @@ class PaletteConfig:
         if self.head_channels == -1:
             object.__setattr__(self, "head_channels", None)
         if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; it must be at least 1.")
+            raise PlainError(f"steps is {self.steps}; it must be at least 1.")
         for name, allowed in (("sampler", SAMPLERS), ("noise_target", NOISE_TARGETS)):
             if getattr(self, name) not in allowed:
-                raise ValueError(
+                raise PlainError(
                     f"{name} is “{getattr(self, name)}”; it must be one of {', '.join(allowed)}."
                 )
         for name in ("train_schedule", "sampling_schedule"):
             schedule = getattr(self, name)
             if len(schedule) != 3 or schedule[0] < 2 or not 0 < schedule[1] <= schedule[2] < 1:
-                raise ValueError(
+                raise PlainError(
                     f"{name} must be (steps ≥ 2, first β, last β < 1), not {schedule}."
                 )
         if not 0 <= self.frozen_levels < len(self.channel_mults):
             most = len(self.channel_mults) - 1
-            raise ValueError(f"frozen_levels is {self.frozen_levels}; it must be 0 to {most}.")
+            raise PlainError(f"frozen_levels is {self.frozen_levels}; it must be 0 to {most}.")
         if self.image_size % 2 ** (len(self.channel_mults) - 1):
-            raise ValueError(f"image_size {self.image_size} cannot be halved at every level.")
+            raise PlainError(f"image_size {self.image_size} cannot be halved at every level.")
         if self.head_channels and self.channels[-1] % self.head_channels:
-            raise ValueError(
+            raise PlainError(
                 f"head_channels={self.head_channels} does not divide {self.channels[-1]} channels; "
                 "pass head_channels=…"
             )
@@ -110,7 +111,7 @@ class PaletteConfig:
                 for i in range(layout.levels)
             ]
         except KeyError as error:
-            raise ValueError(f"not a whole Palette network: {error} is missing.") from error
+            raise PlainError(f"not a whole Palette network: {error} is missing.") from error
         return cls(
             inner_channels=inner,
             channel_mults=tuple(_whole(width / inner) for width in widths),
@@ -130,7 +131,7 @@ def read_schedule(name: str, text: str) -> Schedule:
         steps, first, last = text.split(",")
         return int(steps), float(first), float(last)
     except ValueError as error:
-        raise ValueError(
+        raise PlainError(
             f"{name} is “{text}”; write steps, first β and last β, like 2000,1e-6,0.01."
         ) from error
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from l2l_core.errors import PlainError
+
 PREFIX = "denoise_fn."
 BUFFERS = (
     "gammas",
@@ -86,7 +88,7 @@ class Layout:
         }
         levels = len(upsamplers) + 1
         if not outputs or len(outputs) % levels or PREFIX + "cond_embed.0.weight" not in state:
-            raise ValueError(
+            raise PlainError(
                 "not a Palette network: denoise_fn.cond_embed and denoise_fn.output_blocks.* are "
                 "missing or incomplete."
             )

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from l2l_core.errors import PlainError
+
 Norm = Callable[[int], nn.GroupNorm]
 
 
@@ -47,7 +49,7 @@ class VQGANConfig:
         """
         sources = ("encoder.conv_in.weight", "quantize.embedding.weight")
         if missing := [key for key in sources if key not in state]:
-            raise ValueError(f"not a VQ-GAN of MAGE's kind: {', '.join(missing)} missing.")
+            raise PlainError(f"not a VQ-GAN of MAGE's kind: {', '.join(missing)} missing.")
         codes, code_width = state["quantize.embedding.weight"].shape
         widths: list[int] = []
         blocks = 0

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from l2l_core.config import NOISE_KINDS
+from l2l_core.errors import PlainError
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class NoiseSource:
             ValueError: unknown kind, or no images.
         """
         if kind not in NOISE_KINDS:
-            raise ValueError(f"noise is “{kind}”; it must be one of {', '.join(NOISE_KINDS)}")
+            raise PlainError(f"noise is “{kind}”; it must be one of {', '.join(NOISE_KINDS)}")
         if len(images) == 0:
-            raise ValueError("cannot fit noise to an empty forget set")
+            raise PlainError("cannot fit noise to an empty forget set")
         mean = images.mean(dim=(0, 2, 3)).view(3, 1, 1)
         std = images.std(dim=(0, 2, 3), correction=0).view(3, 1, 1)
         if kind == "standard":

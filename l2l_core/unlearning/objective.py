@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from l2l_core.errors import PlainError
 from l2l_core.models.base import Representation
 
 REDUCTIONS = ("class_mean", "published")
@@ -49,7 +50,7 @@ def unlearning_loss(
         ValueError: unknown reduction.
     """
     if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction is “{reduction}”; it must be one of {', '.join(REDUCTIONS)}")
+        raise PlainError(f"reduction is “{reduction}”; it must be one of {', '.join(REDUCTIONS)}")
 
     def term(member: Tensor) -> Tensor:
         weights = member.to(distance.dtype)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from l2l_core.config import ConfigError, UnlearnRequest
 from l2l_core.datasets import Batches, ImageSet, forgotten_ids, load_image_set
+from l2l_core.errors import PlainError
 from l2l_core.masks import draw_masks
 from l2l_core.models import load_original
 from l2l_core.models.base import ImageToImageModel
@@ -46,11 +47,11 @@ FITTED = 8
 """Samples of each kind that a method may see before the first step."""
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(PlainError, RuntimeError):
     """The loss or its gradient became NaN or infinite; nothing was updated with it."""
 
 
-class FrozenPartChangedError(RuntimeError):
+class FrozenPartChangedError(PlainError, RuntimeError):
     """A parameter that must not change did; the result must not be used."""
 
 

@@ -1,0 +1,54 @@
+"""What people take away of a run, and what must not be in it."""
+
+import hashlib
+import json
+import zipfile
+
+import pytest
+
+from l2l_core.config import UnlearnRequest
+from l2l_core.jobs.reports import export_run, write_report
+from l2l_core.jobs.runner import execute
+from l2l_core.jobs.store import RunError, RunStore
+
+
+@pytest.fixture
+def run(request_settings):
+    run = RunStore().create(UnlearnRequest.from_dict(request_settings), owner="digest-of-a-cookie")
+    assert execute(run) == "done"
+    return run
+
+
+def unzipped(path):
+    with zipfile.ZipFile(path) as archive:
+        return {name.split("/", 1)[1]: archive.read(name) for name in archive.namelist()}
+
+
+def test_the_zip_holds_nothing_private_and_no_pictures(run, request_settings, tmp_path):
+    run.log("end", status="failed", message="“my-secret.jpg” cannot be read.")
+    files = unzipped(export_run(run, tmp_path / "run.zip"))
+    weights = files.pop("weights/unlearned.safetensors")
+    assert weights == run.weights.read_bytes()
+    told = b"".join(files.values()).decode()
+    private = (*request_settings["forget"], *request_settings["retain"], "secret", "cookie")
+    for word in (*private, request_settings["checkpoint"], str(run.folder.parent)):
+        assert word not in told
+    assert json.loads(files["request.json"])["checkpoint"] == "own checkpoint"
+    assert not any(name.endswith((".png", ".jpg", ".pt")) for name in files)
+
+
+def test_the_manifest_in_the_zip_is_of_its_files(run, tmp_path):
+    files = unzipped(export_run(run, tmp_path / "run.zip"))
+    digests = json.loads(files.pop("manifest.json"))["files"]
+    assert digests == {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    assert {"report.html", "report.json", "weights/README.md", "metrics.json"} <= files.keys()
+
+
+def test_a_run_that_was_not_measured_is_exported_without_a_report(request_settings, tmp_path):
+    run = RunStore().create(UnlearnRequest.from_dict(request_settings))
+    assert unzipped(export_run(run, tmp_path / "run.zip")).keys() == {
+        "request.json",
+        "events.jsonl",
+    }
+    with pytest.raises(RunError, match="no numbers"):
+        write_report(run)

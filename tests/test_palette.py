@@ -5,12 +5,11 @@ import torch
 
 from l2l_core.config import UnlearnRequest
 from l2l_core.masks import draw_masks, parse_mask
-from l2l_core.models.checkpoints import CheckpointError, save_weights
+from l2l_core.models.checkpoints import CheckpointError, save_published, save_weights
 from l2l_core.models.palette import (
     Palette,
     PaletteConfig,
     open_palette,
-    save_published,
 )
 from l2l_core.models.palette_sampling import Diffusion, sample_fast, sample_renoising
 from l2l_core.runtime import seeded
@@ -210,7 +209,7 @@ def test_frozen_levels_are_neither_compared_nor_trained(images, frozen, left):
 
 
 def test_the_trainer_moves_the_encoder_only(request_settings, model, tmp_path):
-    save_published(model, tmp_path / "16_Network.pth")
+    save_published(model.published_state(), tmp_path / "16_Network.pth")
     request_settings |= {
         "model": "palette",
         "checkpoint": str(tmp_path / "16_Network.pth"),
@@ -227,7 +226,7 @@ def test_the_trainer_moves_the_encoder_only(request_settings, model, tmp_path):
 
 
 def published_state(model, tmp_path):
-    save_published(model, tmp_path / "16_Network.pth")
+    save_published(model.published_state(), tmp_path / "16_Network.pth")
     return torch.load(tmp_path / "16_Network.pth", weights_only=True)
 
 
@@ -253,7 +252,7 @@ def test_published_layout_round_trip(changes, tmp_path):
     options = {**OPTIONS, "head_channels": changes.get("head_channels", 16)}
     opened = open_palette(tmp_path / "16_Network.pth", **options)
     assert opened.config == model.config and same(model, opened)
-    save_published(opened, tmp_path / "again.pth")
+    save_published(opened.published_state(), tmp_path / "again.pth")
     again = torch.load(tmp_path / "again.pth", weights_only=True)
     assert state.keys() == again.keys() and all(torch.equal(state[k], again[k]) for k in state)
 

@@ -108,7 +108,11 @@ def test_rows_say_direction_extractor_and_what_is_missing(full):
 
 
 def test_nothing_private_is_in_any_form(told):
-    forms = [to_html(told), to_json(told), model_card(told, "MIT", "mae-fluent")]
+    forms = [
+        to_html(told),
+        to_json(told),
+        model_card(told, "MIT", "mae-fluent", "unlearned.safetensors"),
+    ]
     for form in forms:
         for private in ("kim", "holiday", "secret", "mine", "/home", "inputs"):
             assert private not in form
@@ -176,7 +180,7 @@ def test_the_curve_spans_its_losses():
 
 
 def test_the_card_is_a_hub_readme(told):
-    card = model_card(told, "MIT", "mae-fluent")
+    card = model_card(told, "MIT", "mae-fluent", "unlearned.safetensors")
     header = yaml.safe_load(card.split("---")[1])
     assert header["license"] == "mit" and header["pipeline_tag"] == "image-to-image"
     lines = [line for line in card.splitlines() if line.startswith("|")]
@@ -187,7 +191,7 @@ def test_the_card_is_a_hub_readme(told):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_card_says_what_the_method_did(told, method):
     changed = replace(told, request={**told.request, "method": method})
-    card, page = model_card(changed, "MIT", "mae-fluent"), to_html(changed)
+    card, page = model_card(changed, "MIT", "mae-fluent", "unlearned.safetensors"), to_html(changed)
     whole_model = METHODS[method].trains_decoder
     assert ("decoder is unchanged" in card) is not whole_model
     assert ("encoder and decoder were trained" in card) is whole_model

@@ -5,11 +5,17 @@ import json
 import zipfile
 
 import pytest
+import torch
+from typer.testing import CliRunner
 
+from l2l_core.cli import app
 from l2l_core.config import UnlearnRequest
+from l2l_core.errors import PlainError
 from l2l_core.jobs.reports import export_run, write_report
 from l2l_core.jobs.runner import execute
 from l2l_core.jobs.store import RunError, RunStore
+from l2l_core.models import load_model
+from l2l_core.models.checkpoints import read_checkpoint
 
 
 @pytest.fixture
@@ -52,3 +58,24 @@ def test_a_run_that_was_not_measured_is_exported_without_a_report(request_settin
     }
     with pytest.raises(RunError, match="no numbers"):
         write_report(run)
+
+
+def test_weights_leave_in_the_published_layout(run, tmp_path):
+    out = tmp_path / "new" / "mae.pth"
+    result = CliRunner().invoke(app, ["export", str(run.folder), str(out)])
+    assert result.exit_code == 0, result.output
+    published = torch.load(out, weights_only=True)["model"]
+    assert published.keys() == load_model("mae", run.weights).state_dict().keys()
+    unlearned = read_checkpoint(run.weights)[0]
+    opened = load_model("mae", out, **run.request.model_options).state_dict()
+    assert all(torch.equal(opened[name], unlearned[name]) for name in opened)
+    assert 'checkpoint="mae.pth"' in out.with_suffix(".md").read_text()
+
+
+def test_weights_that_do_not_fit_the_published_layout_say_so():
+    with pytest.raises(PlainError, match="overlapping"):
+        load_model("mae-fluent").published_state()
+    model = load_model("mage-fluent")
+    assert model.config.tied is False
+    with pytest.raises(PlainError, match="one token matrix"):
+        model.published_state()

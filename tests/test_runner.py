@@ -109,13 +109,15 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(request_settings, mon
 
 @pytest.mark.parametrize("kind", [RuntimeError, ValueError, KeyError])
 def test_a_librarys_words_are_not_shown(run, monkeypatch, caplog, kind):
+    words = "a-secret" + "-name.png"  # not in the source line that a traceback quotes
+
     def explode(self, step):
-        raise kind("secret-file-name.png")
+        raise kind(words)
 
     monkeypatch.setattr("l2l_core.unlearning.trainer.Trainer.draw", explode)
     assert execute(run) == "failed"
     assert run.state.message == "Something unexpected went wrong; the log has the details."
-    assert kind.__name__ in caplog.text and "secret" not in caplog.text
+    assert kind.__name__ in caplog.text and words not in caplog.text
 
 
 def test_python_api(request_settings, tmp_path):

@@ -20,6 +20,7 @@ app.command("models")(unlearning.list_models)
 app.command("map")(auditing.map_run)
 for command in (
     unlearning.unlearn,
+    unlearning.export,
     unlearning.complete,
     measuring.evaluate,
     auditing.audit,

@@ -1,4 +1,4 @@
-"""models, unlearn, complete."""
+"""models, unlearn, export, complete."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from l2l_core.cli.shared import (
     console,
     find_run,
     given,
+    measurable,
     merged,
     request_signature,
     stopped_by_signals,
 )
 from l2l_core.config import ConfigError, UnlearnRequest, load_mapping
+from l2l_core.files import write_atomically
 from l2l_core.jobs.store import Run, RunError, RunStore, create_run
 from l2l_core.registry import FAMILIES, MODELS
 
@@ -127,6 +129,25 @@ def _new_run(request: UnlearnRequest, out: Path | None) -> Run:
     while not (out / "state.json").is_file():
         time.sleep(0.1)
     return Run(out.absolute())
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="A finished run: its id or folder.")],
+    out: Annotated[Path, typer.Argument(help="File to write, e.g. 16_Network.pth.")],
+) -> None:
+    """Write a run's unlearned weights in the layout of the published files; a model card beside."""
+    from l2l_core.jobs.reports import card_of
+    from l2l_core.models import load_model
+    from l2l_core.models.checkpoints import save_published
+
+    found = measurable(run)
+    model = load_model(found.request.model, found.weights)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_published(model.published_state(), out)
+    card = out.with_suffix(".md")
+    write_atomically(card, card_of(found, out.name))
+    for path in (out, card):
+        console.print(f"Written: {path}", soft_wrap=True)
 
 
 def complete(

@@ -16,12 +16,13 @@ from l2l_core.evaluation.report import (
 PAPER = "https://arxiv.org/abs/2402.00351"
 
 
-def model_card(report: RunReport, licence: str, base_model: str) -> str:
+def model_card(report: RunReport, licence: str, base_model: str, file: str) -> str:
     """README.md beside exported weights, in the hub's form.
 
     Args:
         licence: of the base model's weights, e.g. “MIT”.
         base_model: what it was unlearned from, e.g. “mae-fluent”.
+        file: name of the weights' file.
     """
     columns = headings(report.metrics)
     lines = [f"| {' | '.join(columns)} |", f"|---|--:|---|{'--:|' * (len(columns) - 3)}"]
@@ -50,7 +51,7 @@ def model_card(report: RunReport, licence: str, base_model: str) -> str:
             "",
             "```python",
             "import l2l_core as l2l",
-            f'model = l2l.load_model("{base_model}", checkpoint="unlearned.safetensors")',
+            f'model = l2l.load_model("{base_model}", checkpoint="{file}")',
             "```",
             "",
             "## Measured",

@@ -64,13 +64,25 @@ def report_of(run: Run, metrics: dict[str, Any] | None = None) -> RunReport:
 
 def report_files(run: Run, report: RunReport) -> dict[str, str]:
     """Content by name inside the run's folder: report.html, report.json and the weights' card."""
-    name = run.request.model
-    licence = MODELS[name].licence if name in MODELS else "other"
     return {
         "report.html": to_html(report),
         "report.json": to_json(report),
-        CARD: model_card(report, licence, name),
+        CARD: _card(run, report, run.weights.name),
     }
+
+
+def card_of(run: Run, file: str) -> str:
+    """The model card of a run's weights as they lie in a file of this name.
+
+    Raises:
+        RunError: nothing was measured.
+    """
+    return _card(run, report_of(run), file)
+
+
+def _card(run: Run, report: RunReport, file: str) -> str:
+    name = run.request.model
+    return model_card(report, MODELS[name].licence if name in MODELS else "other", name, file)
 
 
 def write_report(

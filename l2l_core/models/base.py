@@ -125,6 +125,16 @@ class ImageToImageModel(nn.Module, ABC):
         """Family and sizes, as they are written beside the weights; enough to open them again."""
         return {"family": self.family, "config": asdict(self.config)}
 
+    def published_state(self) -> dict[str, Any]:
+        """What a file in the authors' own layout holds; our own opener reads it, too.
+
+        Raises:
+            PlainError: these weights do not fit that layout, or the family has none.
+        """
+        raise PlainError(
+            "There is no published layout for these weights; use the safetensors file as it is."
+        )
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

@@ -113,6 +113,12 @@ def save_weights(
     return file_digest(path)
 
 
+def save_published(state: Mapping[str, Any], path: str | Path) -> None:
+    """Write what a model's `published_state()` gives, as the authors' code loads it."""
+    with replacing(Path(path)) as temporary:
+        torch.save(_on_cpu(state), temporary)
+
+
 def file_digest(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
@@ -169,6 +175,13 @@ _HUB_MAE_NAMES = (
     (r"\.layernorm_before\.", ".norm1."),
     (r"\.layernorm_after\.", ".norm2."),
 )
+
+
+def _on_cpu(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.detach().cpu().contiguous() if isinstance(value, Tensor) else _on_cpu(value)
+        for name, value in state.items()
+    }
 
 
 def _is_safetensors(file: Path) -> bool:

@@ -182,6 +182,15 @@ class MaskedAutoencoder(ImageToImageModel):
         encoder = ("cls_token", "patch_embed.", "blocks.", "norm.")
         return {name: p for name, p in self.named_parameters() if name.startswith(encoder)}
 
+    def published_state(self) -> dict[str, Any]:
+        """The layout of `mae_visualize_vit_*.pth`."""
+        if self.config.overlap:
+            raise PlainError(
+                "The published layout of MAE has no overlapping patches; use the safetensors file "
+                "as it is."
+            )
+        return {"model": self.state_dict()}
+
     # --- the decoder -------------------------------------------------------------------------
 
     def decode(self, latent: Tensor, ids_keep: Tensor) -> Tensor:

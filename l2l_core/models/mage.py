@@ -43,6 +43,7 @@ UNUSED = (
 )
 """Tensors of the published files that no computation of MAGE reads; most are left from MAE."""
 SMOOTHING = 0.1
+_EMBEDDED, _SCORED = "token_emb.word_embeddings.weight", "mlm_layer.word_embeddings"
 TOKENIZER_FILE = "vqgan_jax_strongaug.ckpt"
 
 
@@ -236,6 +237,18 @@ class MAGE(ImageToImageModel):
         encoder = ("token_emb.", "blocks.", "norm.")
         return {name: p for name, p in self.named_parameters() if name.startswith(encoder)}
 
+    def published_state(self) -> dict[str, Any]:
+        """The layout of `mage-vit*-1600.pth`, the VQ-GAN inside."""
+        state = self.state_dict()
+        scored = state.pop(_SCORED, None)
+        if scored is not None and not torch.equal(scored, state[_EMBEDDED]):
+            raise PlainError(
+                "The published layout of MAGE has one token matrix for encoder and decoder, but "
+                "unlearning changed the encoder's alone. Use the safetensors file as it is, or "
+                "unlearn with the option tied."
+            )
+        return {"model": state}
+
     # --- the decoder -------------------------------------------------------------------------
 
     def decode(self, latent: Tensor, view: MAGEView) -> Tensor:
@@ -362,8 +375,7 @@ def open_mage(path: Path, *, tokenizer: str | Path | None = None, **options: Any
         raise CheckpointError(f"“{path.name}”: {error}") from error
     if not config.tied:
         # A published file has one matrix for both uses.
-        words = state["token_emb.word_embeddings.weight"]
-        state.setdefault("mlm_layer.word_embeddings", words)
+        state.setdefault(_SCORED, state[_EMBEDDED])
     model = MAGE(config)
     load_strict(model, state, path.name)
     return model

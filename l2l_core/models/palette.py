@@ -19,7 +19,6 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 
 from l2l_core.errors import PlainError
-from l2l_core.files import replacing
 from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
 from l2l_core.models.checkpoints import CheckpointError, check_fit, load_strict, read_checkpoint
 from l2l_core.models.palette_config import PaletteConfig
@@ -164,6 +163,11 @@ class Palette(ImageToImageModel):
         parts = (*first, *down, "unet.mid_block.")
         return {name: p for name, p in self.named_parameters() if name.startswith(parts)}
 
+    def published_state(self) -> dict[str, Tensor]:
+        """The layout of `16_Network.pth`: flat, with the buffers of the training schedule."""
+        state = self.config.layout.to_published(self.unet.state_dict())
+        return {**self.training_levels.buffers, **state}
+
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Compute the blocks' activations again in the backward pass."""
         super().set_gradient_checkpointing(enabled)
@@ -264,11 +268,3 @@ def _configure(path: Path, build: Callable[..., PaletteConfig], **options: Any) 
         return build(**options)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"“{path.name}”: {error}") from error
-
-
-def save_published(model: Palette, path: str | Path) -> None:
-    """Write the layout of `16_Network.pth`: flat, with the buffers of the training schedule."""
-    state = model.config.layout.to_published(model.unet.state_dict())
-    state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    with replacing(Path(path)) as temporary:
-        torch.save({**model.training_levels.buffers, **state}, temporary)

@@ -23,8 +23,8 @@ class PreparedInputs:
 
     VERSIONS = 8
     """Augmented versions of an image."""
-    AHEAD = 64
-    """Steps whose views are prepared together."""
+    AHEAD = 8
+    """Steps whose views are prepared together: enough for full batches, few enough to cancel."""
     NOISE_POOL = 256
     """Noise images, prepared once."""
     AT_ONCE = 32

@@ -65,8 +65,8 @@ def metrics(drift, damage):
     }
 
 
-def group_run(studio, owner=ME, numbers=None, **settings):
-    form = Form(forget_groups=("flags",), settings=settings)
+def group_run(studio, owner=ME, numbers=None, groups=("flags",), model="mae-fluent", **settings):
+    form = Form(model=model, forget_groups=groups, settings=settings)
     run = studio.store.get(studio.submit(form, owner))
     if numbers:
         run.set_state(status="done")
@@ -141,20 +141,22 @@ def test_others_measurements_do_not_exist(studio):
         lambda: studio.measure(mine.id, YOU),
         lambda: studio.measuring(mine.id, YOU),
         lambda: studio.evaluation(mine.id, YOU),
+        lambda: studio.tried(mine.id, YOU),
         lambda: studio.form_of(mine.id, YOU, studio.store.root),
         lambda: studio.differences(mine.id, other.id, YOU),
         lambda: studio.download(mine.id, YOU, "report.html", studio.store.root),
     ):
         with pytest.raises(RunError, match="no such run"):
             act()
-    assert studio.tried(YOU) == []
 
 
-def test_the_plot_holds_all_finished_runs_and_marks_the_unbeaten(studio):
+def test_the_plot_holds_all_finished_runs_of_one_aim_and_marks_the_unbeaten(studio, finished):
     group_run(studio, alpha=0.3)  # still queued
-    group_run(studio, numbers=metrics(0.01, 0.4))
+    shown = group_run(studio, numbers=metrics(0.01, 0.4))
     group_run(studio, numbers=metrics(0.05, 0.3), alpha=0.1)
-    found = studio.tried(ME)
+    group_run(studio, numbers=metrics(0.0, 0.9), groups=("food",))
+    group_run(studio, numbers=metrics(0.0, 0.9), model="mage-fluent")
+    found = studio.tried(shown.id, ME)
     assert sorted((one.how.split(", ")[2], one.front) for one in found) == [
         ("α 0.1", False),
         (f"α {defaults_of('mae-fluent')['alpha']}", True),
@@ -163,6 +165,14 @@ def test_the_plot_holds_all_finished_runs_and_marks_the_unbeaten(studio):
     shown = html_evaluate.tried(found)
     assert shown.count("<circle") == 2 and "MAE Fluent, ours" in shown
     assert html_evaluate.tried(tried([])) == ""
+
+
+def test_uploads_are_told_apart_by_their_pixels(studio, finished):
+    pictures = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in range(6)]
+    other = studio.store.create(finished.request, owner=ME, forget_images=pictures)
+    other.set_state(status="done")
+    (other.folder / "metrics.json").write_text(json.dumps(metrics(0.0, 0.9)))
+    assert len(studio.tried(finished.id, ME)) == len(studio.tried(other.id, ME)) == 1
 
 
 def test_reports_hold_numbers_and_no_pictures(studio, finished, tmp_path):

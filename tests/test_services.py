@@ -345,7 +345,7 @@ def test_a_request_that_cannot_be_read_hides_its_run_alone(studio):
     for damage in ('{"forget": ["builtin:flags"], "speed": 3}', "{", "null"):
         (folder / "request.json").write_text(damage)
         assert [view.run_id for view in studio.history("me")] == [good]
-        assert studio.tried("me") == []
+        assert studio.tried(good, "me") == []
         assert studio.submit(group_form(preset="quick"), "me") == good  # a double click
     (folder / "request.json").unlink()
     assert [view.run_id for view in studio.history("me")] == [good]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from l2l_core.config import UnlearnRequest
+from l2l_core.config import UnlearnRequest, dump_json
 from l2l_core.evaluation.plots import Pictures
 from l2l_core.experiments.pareto import Point, pareto_front, point_of
 from l2l_core.jobs import results
@@ -43,6 +46,22 @@ def evaluation_of(run: Run) -> Evaluation:
         results.map_pictures(run),
         results.measuring(run),
     )
+
+
+def aim_of(run: Run) -> tuple[str, ...]:
+    """Which model is to forget which images, as text and digests: only runs with the same aim are
+    points of one plot.
+    """
+    request = run.request
+    options = dump_json(request.model_options)
+    model = (request.model, request.checkpoint or "", options, request.split)
+    return (*model, *sorted(request.forget), *_uploads(run.folder / "inputs" / "forget"))
+
+
+@lru_cache(maxsize=256)
+def _uploads(folder: Path) -> tuple[str, ...]:
+    """Digests of a run's uploads, which never change."""
+    return tuple(sorted(hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.glob("*.png")))
 
 
 @dataclass(frozen=True)

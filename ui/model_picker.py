@@ -7,12 +7,13 @@ from typing import Any
 
 import gradio as gr
 
+from l2l_core.errors import PlainError
 from l2l_core.models import FAMILIES, assets_folder
 from ui import html, text
 from ui.advanced import by_family, family_options
 from ui.catalogue import builtin_cards, opened_cards, published_cards
 from ui.checkpoints import OPENED
-from ui.services import Studio, UserError
+from ui.services import Studio
 from ui.visitor import is_local, owner
 
 DEFAULT = "mae-fluent"
@@ -63,7 +64,7 @@ def build_model_picker(studio: Studio) -> ModelPicker:
         removed = str(event.model)
         try:
             gr.Info(studio.checkpoints.remove(owner(request), removed.removeprefix(OPENED)))
-        except UserError as error:
+        except PlainError as error:
             raise gr.Error(str(error)) from error
         chosen = DEFAULT if chosen == removed else chosen
         return chosen, shown(chosen, request)
@@ -76,7 +77,7 @@ def build_model_picker(studio: Studio) -> ModelPicker:
             opened = studio.open_checkpoint(
                 owner(request), kind, given, path=where, upload=sent_as, local=is_local(request)
             )
-        except UserError as error:
+        except PlainError as error:
             return gr.skip(), gr.skip(), html.note(str(error), "problem")
         chosen = OPENED + opened.id
         said = text.OPENED.format(

@@ -16,13 +16,11 @@ from typing import Any
 from l2l_core.config import ConfigError
 from l2l_core.evaluation.html_report import to_html, to_json
 from l2l_core.files import write_atomically
-from l2l_core.images import ImageError
 from l2l_core.jobs import queue
 from l2l_core.jobs.client import (
     CompareRequest,
     CompareRow,
     CompleterClient,
-    CompleterError,
     Progress,
 )
 from l2l_core.jobs.reports import export_run, report_of
@@ -31,12 +29,11 @@ from l2l_core.jobs.store import Run, RunError, RunStore
 from l2l_core.models import FAMILIES
 from ui import views
 from ui.checkpoints import OPENED, Checkpoints, Opened
-from ui.evaluations import Evaluation, Tried, evaluation_of, tried
+from ui.evaluations import Evaluation, Tried, aim_of, evaluation_of, tried
 from ui.form import Form, Order, check, given
 from ui.history import Differences, differences, form_of
 from ui.views import View
 
-UserError = (ConfigError, ImageError, RunError, CompleterError, ValueError)
 """What a person can mend; the message says how."""
 
 DOUBLE_CLICK_SECONDS = 5.0
@@ -74,7 +71,7 @@ class Studio:
         no other machine passed the click on, which naming a file on this machine takes.
 
         Raises:
-            UserError: what is wrong, in a sentence; nothing was started and nothing is lost.
+            PlainError: what is wrong, in a sentence; nothing was started and nothing is lost.
         """
         self._check_paths("", form.options, local)
         order = check(self._with_checkpoint(form, owner))
@@ -103,7 +100,7 @@ class Studio:
         """Open a path on this machine, or else an upload, as a family (“” to find out which).
 
         Raises:
-            UserError: it cannot be opened, and why; whatever was chosen before stays.
+            PlainError: it cannot be opened, and why; whatever was chosen before stays.
         """
         path = path.strip()
         self._check_paths(path, {family: options} if family else {}, local)
@@ -196,12 +193,18 @@ class Studio:
         """How far the measurement of one's own run is; None if none goes on. Raises as above."""
         return measuring(self.owned(run_id, owner))
 
-    def tried(self, owner: str) -> list[Tried]:
-        """One's finished runs as points of drift and damage, newest first."""
-        found = []
+    def tried(self, run_id: str, owner: str) -> list[Tried]:
+        """One's finished runs that make the same model forget the same images as this one: points
+        of drift and damage, newest first.
+
+        Raises:
+            RunError: no such run, or it is somebody else's.
+        """
+        found, asked = [], aim_of(self.owned(run_id, owner))
         for run in self.store.runs(owner)[:LISTED]:
             with suppress(RunError):  # erased or damaged meanwhile
-                if run.state.status == "done" and (metrics := run.metrics):
+                metrics = run.metrics if run.state.status == "done" else None
+                if metrics and aim_of(run) == asked:
                     found.append((self._view(run), run.request, metrics))
         return tried(found)
 
@@ -217,7 +220,7 @@ class Studio:
         """The form that asks for one's own run again, its uploads copied into `scratch`.
 
         Raises:
-            UserError: no such run, or it cannot be asked for here again; the message says why.
+            PlainError: no such run, or it cannot be asked for here again; the message says why.
         """
         return form_of(self.owned(run_id, owner), self.checkpoints.all(owner), scratch)
 

@@ -12,12 +12,13 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from l2l_core.errors import PlainError
 from l2l_core.images import fit_square, to_png
 from l2l_core.jobs.client import CompareRequest, CompareRow, Progress
 from l2l_core.models import FAMILIES, assets_folder
 from ui import html, html_compare, text
 from ui.run_choice import run_choice
-from ui.services import Studio, UserError
+from ui.services import Studio
 from ui.uploads import read_uploads
 from ui.visitor import owner
 
@@ -164,7 +165,7 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
                 else:
                     shown_now = Shown(wanted, _to_draw_on(answer))
                     yield html_compare.compared(view), html_compare.comparison(answer), shown_now
-        except UserError as error:
+        except PlainError as error:
             yield html.note(str(error), "problem"), gr.skip(), gr.skip()
 
     def usual_steps(run_id: str | None, request: gr.Request) -> int | None:

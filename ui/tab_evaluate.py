@@ -1,4 +1,4 @@
-"""The Evaluate tab: every metric of a run, the map of its images, and all runs on one plot."""
+"""The Evaluate tab: every metric of a run, the map of its images, a plot of the runs like it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import gradio as gr
 
+from l2l_core.errors import PlainError
 from ui import html, html_evaluate, text
 from ui.run_choice import run_choice
-from ui.services import Studio, UserError
+from ui.services import Studio
 from ui.visitor import owner
 
 QUIET: dict[str, Any] = {"show_progress": "hidden"}
@@ -24,7 +25,7 @@ class EvaluateTab:
     choices: Callable[..., gr.Dropdown]
     """(wanted run id, request) -> the dropdown with one's runs; its change shows the run."""
     show_tried: dict[str, Any]
-    """Arguments for an event that draws the plot of all runs anew."""
+    """Arguments for an event that draws the plot of the runs with the same aim anew."""
 
 
 def build_evaluate(studio: Studio) -> EvaluateTab:
@@ -49,7 +50,7 @@ def build_evaluate(studio: Studio) -> EvaluateTab:
         """Everything there is of a run."""
         try:
             found = studio.evaluation(run_id or "", owner(request))
-        except UserError:
+        except PlainError:
             return [gr.Button(interactive=False), "", html_evaluate.nothing(), "", "", gr.skip()]
         label = text.MEASURE if found.metrics is None else text.MEASURE_AGAIN
         return [
@@ -65,7 +66,7 @@ def build_evaluate(studio: Studio) -> EvaluateTab:
         """Only how far it is, until it is done."""
         try:
             now = studio.measuring(run_id or "", owner(request))
-        except UserError:
+        except PlainError:
             now = None
         if now is None or now.failed:
             return [*show(run_id, request)[:-1], gr.Timer(active=False)]
@@ -74,17 +75,22 @@ def build_evaluate(studio: Studio) -> EvaluateTab:
     def start(run_id: str | None, request: gr.Request) -> list[Any]:
         try:
             studio.measure(run_id or "", owner(request))
-        except UserError as error:
+        except PlainError as error:
             told = html.note(str(error), "problem")
             return [gr.skip(), told, *[gr.skip()] * 4]
         return show(run_id, request)
 
-    def show_tried(request: gr.Request) -> str:
-        return html_evaluate.tried(studio.tried(owner(request)))
+    def show_tried(run_id: str | None, request: gr.Request) -> str:
+        try:
+            return html_evaluate.tried(studio.tried(run_id or "", owner(request)))
+        except PlainError:
+            return ""
 
     outputs = [measure, progress, table, embedding_map, links, timer]
     shown: dict[str, Any] = {"inputs": run, "outputs": outputs, **QUIET}
+    plotted: dict[str, Any] = {"fn": show_tried, "inputs": run, "outputs": plot, **QUIET}
     run.change(show, **shown)
+    run.change(**plotted)
     timer.tick(watch, queue=False, **shown)
     measure.click(start, trigger_mode="once", **shown)
-    return EvaluateTab(run, choices, {"fn": show_tried, "outputs": plot, **QUIET})
+    return EvaluateTab(run, choices, plotted)

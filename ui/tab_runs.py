@@ -7,10 +7,11 @@ from typing import Any
 
 import gradio as gr
 
+from l2l_core.errors import PlainError
 from l2l_core.models import FAMILIES, assets_folder
 from ui import html, text
 from ui.run_choice import run_choice
-from ui.services import Studio, UserError
+from ui.services import Studio
 from ui.visitor import owner
 
 SCRIPT = assets_folder() / "actions.js"
@@ -57,7 +58,7 @@ def build_runs(studio: Studio) -> RunsTab:
     def differ(one: str | None, other: str | None, request: gr.Request) -> str:
         try:
             return html.differences(studio.differences(one or "", other or "", owner(request)))
-        except UserError:
+        except PlainError:
             return f'<p class="l2l-fine">{text.CHOOSE_TWO}</p>'
 
     def act(event: gr.EventData, request: gr.Request) -> Chosen:
@@ -69,7 +70,7 @@ def build_runs(studio: Studio) -> RunsTab:
                 gr.Info(studio.resume(pressed.run_id, owner(request)), duration=6)
             elif pressed.action == "erase":
                 gr.Info(studio.erase(pressed.run_id, owner(request)), duration=12)
-        except UserError as error:
+        except PlainError as error:
             raise gr.Error(str(error)) from error
         return pressed
 

@@ -10,13 +10,14 @@ from typing import Any
 import gradio as gr
 
 from l2l_core.config import preset_settings
+from l2l_core.errors import PlainError
 from l2l_core.models import defaults_of, family_of
 from ui import html, text
 from ui.advanced import advanced_settings, by_family, family_options, suiting
 from ui.catalogue import group_choices, members, thumbnails
 from ui.form import Form, defaults
 from ui.model_picker import DEFAULT, build_model_picker
-from ui.services import Studio, UserError
+from ui.services import Studio
 from ui.uploads import check_uploads
 from ui.visitor import is_local, owner
 from ui.watcher import SHOWN_THUMBNAILS, build_watcher
@@ -59,7 +60,7 @@ def build_unlearn(studio: Studio, scratch: Path) -> UnlearnTab:
         try:
             form = _filled(fields, values)
             return studio.submit(form, owner(request), is_local(request)), ""
-        except UserError as error:
+        except PlainError as error:
             return gr.skip(), html.note(str(error), "problem")
 
     def attach(request: gr.Request) -> str:
@@ -68,7 +69,7 @@ def build_unlearn(studio: Studio, scratch: Path) -> UnlearnTab:
     def fill(run_id: str, request: gr.Request) -> list[Any]:
         try:
             form = studio.form_of(run_id, owner(request), scratch)
-        except UserError as error:
+        except PlainError as error:
             raise gr.Error(str(error)) from error
         gr.Info(text.REFILLED, duration=6)
         return _values(form, fields)
@@ -77,7 +78,7 @@ def build_unlearn(studio: Studio, scratch: Path) -> UnlearnTab:
         def do(run_id: str, request: gr.Request) -> None:
             try:
                 act(run_id, owner(request))
-            except UserError as error:
+            except PlainError as error:
                 raise gr.Error(str(error)) from error
 
         return do

@@ -165,12 +165,11 @@ ARROWS = (
     "[ ] is the 95% interval of the change. Mask {mask}, seed {seed}. {sources}."
 )
 MAP_TITLE = "Map of the images"
-TRIED_TITLE = "All your finished runs"
+TRIED_TITLE = "Your runs that forget the same images"
 TRIED_HINT = (
     "How much similarity to the truth retain images lost (drift) against how much forget images "
     "lost (damage): good runs are up and to the left; no other run beats those on the dashed line. "
-    "From the look at the end of each run: cosine in the built-in feature net, hole in the centre. "
-    "Only runs that forget the same images compare strictly."
+    "From the look at the end of each run: cosine in the built-in feature net, hole in the centre."
 )
 DIFFERENCES_TITLE = "Differences between two runs"
 SAME_SETTINGS = "Both runs were asked for in the same way."

@@ -7,9 +7,10 @@ from typing import Any
 
 import gradio as gr
 
+from l2l_core.errors import PlainError
 from ui import html, text
 from ui.catalogue import thumbnails
-from ui.services import Studio, UserError
+from ui.services import Studio
 from ui.visitor import owner
 
 SHOWN_THUMBNAILS = 14
@@ -58,7 +59,7 @@ def build_watcher(
         visitor = owner(request)
         try:
             view = studio.view(run_id, visitor)
-        except UserError:
+        except PlainError:
             return nothing
         stamp = (view.status, view.headline, view.step, view.facts)
         fresh = before.run_id != run_id

@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from l2l_core.errors import PlainError
 from l2l_core.files import write_atomically
 
 PATIENCE_SECONDS = 120.0
@@ -27,7 +28,7 @@ PATIENCE_SECONDS = 120.0
 Message = tuple[dict[str, Any], list[bytes]]
 
 
-class CompleterError(RuntimeError):
+class CompleterError(PlainError):
     """The completer is not there, or could not do what was asked; the message is for people."""
 
 

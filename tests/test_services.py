@@ -333,7 +333,14 @@ def test_cards_say_what_a_model_is_and_what_is_missing():
     assert cards.keys() == MODELS.keys()
     for name, card in cards.items():
         spec = MODELS[name]
-        assert card.facts == (FAMILIES[family_of(name)].title, spec.size, spec.licence)
+        told = (card.family, card.about, card.size, card.licence)
+        assert told == (
+            FAMILIES[family_of(name)].title,
+            spec.description,
+            spec.size,
+            spec.licence,
+        )
+        assert all(part in html.models([card]) for part in told)
         assert card.ready == (spec.path is not None) and spec.source in card.where
         shown = html.models([card], name)
         assert ("disabled" in shown) == (not card.ready) and "checked" in shown

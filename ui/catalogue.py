@@ -56,8 +56,12 @@ class Card:
 
     model: str
     title: str
-    facts: tuple[str, ...]
-    """Family, size and licence."""
+    about: str
+    """What it was trained on, in a sentence."""
+    family: str
+    size: str
+    """Parameters and image side."""
+    licence: str
     where: str
     """Where its weights are, or what file to get."""
     ready: bool
@@ -80,7 +84,10 @@ def opened_cards(opened: Sequence[Opened]) -> list[Card]:
         Card(
             model=OPENED + one.id,
             title=one.title,
-            facts=(FAMILIES[one.family].title, one.size),
+            about="A checkpoint of your own.",
+            family=FAMILIES[one.family].title,
+            size=one.size,
+            licence="licence unknown",
             where="Uploaded by you" if one.uploaded else "On disk, at the path you gave",
             ready=True,
             removable=True,
@@ -95,7 +102,10 @@ def _card(spec: ModelSpec) -> Card:
     return Card(
         model=spec.name,
         title=spec.title,
-        facts=(FAMILIES[spec.family].title, spec.size, spec.licence),
+        about=spec.description,
+        family=FAMILIES[spec.family].title,
+        size=spec.size,
+        licence=spec.licence,
         where=f"On disk, {spec.source}" if ready else f"Not on disk. {missing} {spec.source}.",
         ready=ready,
     )

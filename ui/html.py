@@ -38,7 +38,6 @@ def header(health: Health) -> str:
     chips = [f'<span class="l2l-chip l2l-{health.state}">{text.STATES[health.state]}</span>']
     if health.device:
         chips.append(f'<span class="l2l-chip">{escape(health.device)}</span>')
-    chips.append(f'<span class="l2l-chip l2l-demo">{text.DEMO}</span>')
     return (
         f'<header class="l2l-header"><h1>{text.NAME}</h1><p>{text.PURPOSE}</p>'
         f'<div class="l2l-chips">{"".join(chips)}</div></header>'
@@ -58,11 +57,12 @@ def models(cards: Sequence[Card], chosen: str = "") -> str:
 
 def _model(card: Card, chosen: bool) -> str:
     state = " checked" * chosen + " disabled" * (not card.ready)
-    facts = "".join(f"<span>{escape(fact)}</span>" for fact in card.facts)
     remove = button("remove", "Remove", text.CONFIRM_REMOVE, model=card.model)
     return (
         f'<label class="l2l-model"><input type="radio" name="model" value="{card.model}"{state}>'
-        f"<b>{escape(card.title)}</b>{facts}<small>{escape(card.where)}</small>"
+        f"<b>{escape(card.title)}</b><span>{escape(card.family)}</span>"
+        f"<em>{escape(card.about)}</em><small>{escape(card.size)}, {escape(card.licence)}</small>"
+        f"<small>{escape(card.where)}</small>"
         f"{remove if card.removable else ''}</label>"
     )
 

@@ -5,7 +5,6 @@ PURPOSE = (
     "Choose images, and an image-to-image model unlearns them: it completes them much like noise, "
     "and everything else nearly as before."
 )
-DEMO = "Demo weights: a small model trained on emoji"
 STATES = {
     "ready": "Ready",
     "training": "Training",
@@ -27,8 +26,8 @@ while retain images look as they did to the original; the decoder stays frozen. 
 **Limits, plainly.** This is approximate and comes with no guarantee. Fine-tuning can bring the
 images back. The original checkpoint still holds the data, and publishing both models shows what was
 removed. A model that had never seen the images would paint something plausible, not noise. Images
-close to the forgotten ones can suffer too; Compare shows the nearest. The demo model works at
-64 × 64 pixels, so what it paints is soft even before unlearning.
+close to the forgotten ones can suffer too; Compare shows the nearest. The demo models work
+at 64 × 64 pixels, so what they paint is soft or rough even before unlearning.
 
 **Your images** stay on the machine that runs the studio, inside your runs, until you erase the run.
 The files as you sent them are deleted within an hour. Only this browser sees them.

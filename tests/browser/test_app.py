@@ -58,7 +58,7 @@ def runs(studio):
 
 def test_the_first_screen(page):
     expect(page.get_by_text("an image-to-image model unlearns them")).to_be_visible()
-    expect(page.locator(".l2l-demo")).to_contain_text("a small model trained on emoji")
+    expect(page.locator("#models .l2l-model:has(:checked)")).to_contain_text("Demo weights")
     expect(page.locator("#status")).to_contain_text("Before and after will appear here")
     expect(page.locator("#header")).to_contain_text(re.compile("CPU|GPU|NVIDIA"), timeout=60_000)
     expect(page.locator(".l2l-chip.l2l-ready")).to_be_visible()

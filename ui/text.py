@@ -161,7 +161,8 @@ NO_EVALUATION_HINT = "Finish a run under Unlearn; its table, its map and the plo
 MEASURED_TITLE = "What was kept, and what was lost"
 ARROWS = (
     "Arrows point towards the truth: retain images should stay there, forget images should leave. "
-    "[ ] is the 95% interval of the change. Mask {mask}, seed {seed}. {sources}."
+    "[ ] is the 95% interval of the change, by resampling the images. Mask "
+    "{mask}, seed {seed}. {sources}."
 )
 MAP_TITLE = "Map of the images"
 TRIED_TITLE = "Your runs that forget the same images"

@@ -202,7 +202,7 @@ def _measured(metrics: dict[str, Any]) -> str:
         f"{table(headings(metrics), rows, firsts)}"
         f"<p class=fine>Completions against the truth, mask {text(metrics['mask'])}, seed "
         f"{metrics['seed']}. Arrows point towards the truth: retain images should stay there, "
-        f"forget images should leave. [ ]: 95% bootstrap interval of the change. "
+        f"forget images should leave. [ ]: 95% interval of the change, by resampling the images. "
         f"{text(measured_by(metrics))}.</p>"
     )
 

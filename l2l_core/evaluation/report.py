@@ -173,7 +173,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     table = Table(
         title=f"Completions against the truth, mask {metrics['mask']}, seed {metrics['seed']}",
         caption=f"{measured_by(metrics)}; arrows point towards the truth; "
-        "[ ]: 95% bootstrap interval of the change",
+        "[ ]: 95% interval of the change, by resampling the images",
     )
     for heading in headings(metrics):
         table.add_column(heading, justify="left" if heading in ("Set", "Metric") else "right")

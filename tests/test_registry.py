@@ -8,6 +8,7 @@ import pytest
 
 from l2l_core.config import PRESETS, ConfigError, UnlearnRequest, preset_settings
 from l2l_core.models import FAMILIES, MODELS, defaults_of, family_of, load_model
+from l2l_core.registry import gold_standard
 
 SETTINGS = {field.name for field in dataclasses.fields(UnlearnRequest)}
 
@@ -68,3 +69,14 @@ def test_shipped_models_open():
         side = model.image_size
         assert spec.size == f"{millions:.1f} M parameters, {side}×{side}"
         assert spec.path.stat().st_size < 16 * 2**20
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in MODELS.values() if spec.gold])
+def test_a_gold_standard_is_the_same_network_with_other_weights(name):
+    path = gold_standard(name, ["builtin:flags"], None)
+    assert path is not None
+    original, never = load_model(name), load_model(name, path)
+    assert never.config == original.config
+    trained = original.encoder_parameters()
+    differing = [n for n, p in never.encoder_parameters().items() if not p.equal(trained[n])]
+    assert len(differing) > 0.9 * len(trained)

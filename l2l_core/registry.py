@@ -284,7 +284,7 @@ MODELS: dict[str, ModelSpec] = {
             source="shipped with the studio",
             builtin="mage-fluent.safetensors",
             gold={"builtin:flags": "mage-fluent-without-flags.safetensors"},
-            defaults={"alpha": 0.5, "learning_rate": 2e-3, "steps": 140, "batch_size": 16},
+            defaults={"alpha": 1.0, "learning_rate": 2e-3, "steps": 140, "batch_size": 16},
         ),
         ModelSpec(
             name="palette-fluent",

@@ -59,6 +59,8 @@ class ModelSpec:
     """File below assets/builtin for the models that ship with the studio."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Settings of `UnlearnRequest` measured to suit this model, over the family's."""
+    completion_steps: int | None = None
+    """Usual number of steps of `complete`, where it is not the family's."""
     gold: Mapping[str, str] = field(default_factory=dict)
     """By forget set (“builtin:flags”): file below assets/builtin of a model that never saw it."""
 
@@ -283,6 +285,7 @@ MODELS: dict[str, ModelSpec] = {
             licence="MIT",
             source="shipped with the studio",
             builtin="mage-fluent.safetensors",
+            completion_steps=12,
             gold={"builtin:flags": "mage-fluent-without-flags.safetensors"},
             defaults={"alpha": 1.0, "learning_rate": 2e-3, "steps": 140, "batch_size": 16},
         ),
@@ -295,6 +298,7 @@ MODELS: dict[str, ModelSpec] = {
             licence="MIT",
             source="shipped with the studio",
             builtin="palette-fluent.safetensors",
+            completion_steps=16,
             defaults={"alpha": 0.3, "learning_rate": 1e-3, "steps": 400, "batch_size": 12},
         ),
         _published_mae("base", "112"),
@@ -323,6 +327,17 @@ def gold_standard(model: str, forget: Sequence[str], checkpoint: str | None) -> 
     if checkpoint or model not in MODELS or len(forget) != 1:
         return None
     return _shipped(MODELS[model].gold.get(forget[0]))
+
+
+def completion_steps(model: str, options: Mapping[str, Any]) -> int | None:
+    """Usual number of steps of `complete` of a model with these options; None for one pass.
+
+    Raises:
+        PlainError: unknown name.
+    """
+    usual = FAMILIES[family_of(model)].completion_steps
+    own = MODELS[model].completion_steps if model in MODELS else None
+    return usual and (options.get("steps") or own or usual)
 
 
 def family_of(model: str) -> str:

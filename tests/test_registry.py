@@ -8,7 +8,7 @@ import pytest
 
 from l2l_core.config import PRESETS, ConfigError, UnlearnRequest, preset_settings
 from l2l_core.models import FAMILIES, MODELS, defaults_of, family_of, load_model
-from l2l_core.registry import gold_standard
+from l2l_core.registry import completion_steps, gold_standard
 
 SETTINGS = {field.name for field in dataclasses.fields(UnlearnRequest)}
 
@@ -80,3 +80,10 @@ def test_a_gold_standard_is_the_same_network_with_other_weights(name):
     trained = original.encoder_parameters()
     differing = [n for n, p in never.encoder_parameters().items() if not p.equal(trained[n])]
     assert len(differing) > 0.9 * len(trained)
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in MODELS.values() if spec.builtin])
+def test_the_usual_steps_are_those_in_the_weights(name):
+    usual = completion_steps(name, {})
+    assert usual == getattr(load_model(name).config, "steps", None)
+    assert completion_steps(name, {"steps": 3}) == (usual and 3)

@@ -27,6 +27,7 @@ from l2l_core.jobs.reports import export_run, report_of
 from l2l_core.jobs.results import Measuring, measuring
 from l2l_core.jobs.store import Run, RunError, RunStore
 from l2l_core.models import FAMILIES
+from l2l_core.registry import completion_steps
 from ui import views
 from ui.checkpoints import OPENED, Checkpoints, Opened
 from ui.evaluations import Evaluation, Tried, aim_of, evaluation_of, tried
@@ -192,6 +193,15 @@ class Studio:
     def measuring(self, run_id: str, owner: str) -> Measuring | None:
         """How far the measurement of one's own run is; None if none goes on. Raises as above."""
         return measuring(self.owned(run_id, owner))
+
+    def usual_steps(self, run_id: str, owner: str) -> int | None:
+        """In how many steps the model of one's own run completes; None if in one pass.
+
+        Raises:
+            RunError: no such run, or it is somebody else's.
+        """
+        request = self.owned(run_id, owner).request
+        return completion_steps(request.model, request.model_options)
 
     def tried(self, run_id: str, owner: str) -> list[Tried]:
         """One's finished runs that make the same model forget the same images as this one: points

@@ -15,7 +15,7 @@ from PIL import Image
 from l2l_core.errors import PlainError
 from l2l_core.images import fit_square, to_png
 from l2l_core.jobs.client import CompareRequest, CompareRow, Progress
-from l2l_core.models import FAMILIES, assets_folder
+from l2l_core.models import assets_folder
 from ui import html, html_compare, text
 from ui.run_choice import run_choice
 from ui.services import Studio
@@ -171,7 +171,7 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
     def usual_steps(run_id: str | None, request: gr.Request) -> int | None:
         if not run_id:
             return None
-        return FAMILIES[studio.view(run_id, owner(request)).family].completion_steps
+        return studio.usual_steps(run_id, owner(request))
 
     def fit_run(run_id: str | None, request: gr.Request) -> gr.Slider:
         usual = usual_steps(run_id, request)

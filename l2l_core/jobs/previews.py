@@ -13,7 +13,7 @@ from l2l_core.files import replacing
 from l2l_core.images import to_pil
 from l2l_core.masks import parse_mask
 from l2l_core.models.base import ImageToImageModel
-from l2l_core.registry import FAMILIES
+from l2l_core.registry import completion_steps
 from l2l_core.runtime import autocast
 from l2l_core.unlearning.trainer import Trainer
 
@@ -27,7 +27,8 @@ class Previews:
 
     def __init__(self, trainer: Trainer, folder: Path) -> None:
         self.trainer, self.folder = trainer, folder
-        usual = FAMILIES[trainer.student.family].completion_steps
+        request = trainer.request
+        usual = completion_steps(request.model, request.model_options)
         self.steps = usual and max(4, usual // 3)
         self.hole = parse_mask(MASK, trainer.student.image_size)
         self.shown = {"forget": _spread(trainer.forget), "retain": _spread(trainer.retain)}

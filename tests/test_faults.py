@@ -3,6 +3,7 @@
 import json
 import random
 import resource
+import time
 from multiprocessing import get_context
 
 import pytest
@@ -52,9 +53,10 @@ def saved_step(run):
 def test_killed_again_and_again_the_weights_are_the_same(processes, request_settings):
     """20 kills at random moments, also in the middle of writing; then the end, bit for bit.
 
-    Every other one waits until a step more is saved, however slow the machine is.
+    Every other one waits until a step more is saved, however slow the machine is; none waits for
+    more than a few, however fast it is.
     """
-    settings = request_settings | {"steps": 40, "checkpoint_every": 1, "preview_every": 5}
+    settings = request_settings | {"steps": 150, "checkpoint_every": 1, "preview_every": 5}
     whole, killed = new_run(settings), new_run(settings)
     assert executed(processes, whole).status == "done"
     moments = random.Random(0)
@@ -62,17 +64,20 @@ def test_killed_again_and_again_the_weights_are_the_same(processes, request_sett
     for number in range(20):
         process = processes.Process(target=execute_within, args=(killed.folder,))
         process.start()
-        process.join(moments.uniform(0.2, 1.0))
-        while number % 2 and process.is_alive() and saved_step(killed) == progress[-1]:
+        moment = time.monotonic() + moments.uniform(0.2, 1.0)
+        while process.is_alive() and saved_step(killed) < progress[-1] + 2:
+            late = time.monotonic() > moment
+            if late and not (number % 2 and saved_step(killed) == progress[-1]):
+                break
             process.join(0.01)
         process.kill()
         process.join()
         progress.append(saved_step(killed))
-    assert 10 <= progress[-1] < 40
+    assert 10 <= progress[-1] < 150
     assert executed(processes, killed).status == "done"
     one, other = (read_checkpoint(run.weights)[0] for run in (whole, killed))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert [e["step"] for e in killed.events() if e["kind"] == "step"] == list(range(1, 41))
+    assert [e["step"] for e in killed.events() if e["kind"] == "step"] == list(range(1, 151))
     assert not list(killed.folder.rglob(".*.tmp"))
 
 

@@ -236,6 +236,20 @@ FAMILIES: dict[str, Family] = {
 """Name to family. A new family is one file in `models/` and one entry here."""
 
 
+def _fluent(family: str, title: str, parameters: str, **measured: Any) -> ModelSpec:
+    return ModelSpec(
+        name=f"{family}-fluent",
+        family=family,
+        title=title,
+        description="Demo weights: small, trained on emoji and a few photographs.",
+        size=f"{parameters} M parameters, 64×64",
+        licence="MIT",
+        source="shipped with the studio",
+        builtin=f"{family}-fluent.safetensors",
+        **measured,
+    )
+
+
 def _published_mae(size: str, parameters: str) -> ModelSpec:
     return ModelSpec(
         name=f"mae-vit-{size}",
@@ -264,40 +278,25 @@ def _published_mage(letter: str, size: str, parameters: str) -> ModelSpec:
 MODELS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
-        ModelSpec(
-            name="mae-fluent",
-            family="mae",
-            title="MAE Fluent",
-            description="Demo weights: small, trained on emoji and a few photographs.",
-            size="7.7 M parameters, 64×64",
-            licence="MIT",
-            source="shipped with the studio",
-            builtin="mae-fluent.safetensors",
+        _fluent(
+            "mae",
+            "MAE Fluent",
+            "7.7",
             gold={"builtin:flags": "mae-fluent-without-flags.safetensors"},
             defaults={"alpha": 0.2, "learning_rate": 1e-3, "steps": 200, "batch_size": 16},
         ),
-        ModelSpec(
-            name="mage-fluent",
-            family="mage",
-            title="MAGE Fluent",
-            description="Demo weights: small, trained on emoji and a few photographs.",
-            size="3.5 M parameters, 64×64",
-            licence="MIT",
-            source="shipped with the studio",
-            builtin="mage-fluent.safetensors",
+        _fluent(
+            "mage",
+            "MAGE Fluent",
+            "3.5",
             completion_steps=12,
             gold={"builtin:flags": "mage-fluent-without-flags.safetensors"},
             defaults={"alpha": 1.0, "learning_rate": 2e-3, "steps": 140, "batch_size": 16},
         ),
-        ModelSpec(
-            name="palette-fluent",
-            family="palette",
-            title="Palette Fluent",
-            description="Demo weights: small, trained on emoji and a few photographs.",
-            size="2.7 M parameters, 64×64",
-            licence="MIT",
-            source="shipped with the studio",
-            builtin="palette-fluent.safetensors",
+        _fluent(
+            "palette",
+            "Palette Fluent",
+            "2.7",
             completion_steps=16,
             defaults={"alpha": 0.3, "learning_rate": 1e-3, "steps": 400, "batch_size": 12},
         ),

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from l2l_core.masks import draw_masks, parse_mask
 from l2l_core.models.checkpoints import read_checkpoint
 from l2l_core.models.layers import choose_attention
-from l2l_core.models.mage import MAGE, MAGEConfig, MAGEView
+from l2l_core.models.mage import MAGE, MAGEView
+from l2l_core.models.mage_config import MAGEConfig
 from recipes.train_vqgan import CONFIG as VQGAN_CONFIG
 from recipes.training import MASKS, Recipe, options, psnr
 

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from l2l_core.masks import draw_masks, parse_mask
-from l2l_core.models.palette import Palette, PaletteConfig, PaletteView, open_palette
+from l2l_core.models.palette import Palette, PaletteView, open_palette
+from l2l_core.models.palette_config import PaletteConfig
 from l2l_core.models.palette_sampling import Diffusion
 from l2l_core.runtime import seeded
 from recipes.training import MASKS, Recipe, options, psnr

@@ -9,7 +9,8 @@ from l2l_core.config import UnlearnRequest
 from l2l_core.masks import draw_masks, parse_mask
 from l2l_core.models import load_model
 from l2l_core.models.checkpoints import CheckpointError, save_weights
-from l2l_core.models.mage import MAGE, MAGEConfig
+from l2l_core.models.mage import MAGE
+from l2l_core.models.mage_config import MAGEConfig
 from l2l_core.models.mage_decoding import gumbel, hide_again, sample_tokens
 from l2l_core.models.vqgan import VQGANConfig
 from l2l_core.unlearning.tokens import PreparedInputs

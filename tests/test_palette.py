@@ -6,11 +6,8 @@ import torch
 from l2l_core.config import UnlearnRequest
 from l2l_core.masks import draw_masks, parse_mask
 from l2l_core.models.checkpoints import CheckpointError, save_published, save_weights
-from l2l_core.models.palette import (
-    Palette,
-    PaletteConfig,
-    open_palette,
-)
+from l2l_core.models.palette import Palette, open_palette
+from l2l_core.models.palette_config import PaletteConfig
 from l2l_core.models.palette_sampling import Diffusion, sample_fast, sample_renoising
 from l2l_core.runtime import seeded
 from l2l_core.unlearning.objective import squared_distance

@@ -13,7 +13,8 @@ import torch
 
 from l2l_core.models.base import ImageToImageModel
 from l2l_core.models.mae import MAEConfig, MaskedAutoencoder
-from l2l_core.models.mage import MAGE, MAGEConfig
+from l2l_core.models.mage import MAGE
+from l2l_core.models.mage_config import MAGEConfig
 from l2l_core.models.palette import Palette
 from l2l_core.models.palette_config import PaletteConfig
 from l2l_core.models.vqgan import VQGANConfig

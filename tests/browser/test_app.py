@@ -15,7 +15,8 @@ from l2l_core.config import preset_settings
 from l2l_core.jobs.store import RunStore
 from l2l_core.models import FAMILIES, load_model
 from l2l_core.models.checkpoints import save_weights
-from l2l_core.models.palette import Palette, PaletteConfig
+from l2l_core.models.palette import Palette
+from l2l_core.models.palette_config import PaletteConfig
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 PATIENCE = 600_000

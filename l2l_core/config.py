@@ -217,8 +217,12 @@ def load_mapping(path: str | Path) -> dict[str, Any]:
     return values
 
 
-PRESETS = {"quick": 0.5, "balanced": 1.0, "thorough": 2.5}
-"""Named starting points, as multiples of the steps that suit the model."""
+PRESETS: dict[str, dict[str, float]] = {
+    "quick": {"steps": 0.5},
+    "balanced": {"steps": 1},
+    "thorough": {"steps": 5, "alpha": 3},  # with time to restore retain images, α may weigh more
+}
+"""Named starting points, as multiples of the settings that suit the model."""
 
 
 def preset_settings(preset: str, model: str) -> dict[str, Any]:
@@ -228,7 +232,9 @@ def preset_settings(preset: str, model: str) -> dict[str, Any]:
         ConfigError: no such preset. ValueError: no such model.
     """
     _one_of("preset", preset, tuple(PRESETS))
-    return {"steps": max(1, round(PRESETS[preset] * defaults_of(model)["steps"]))}
+    usual = defaults_of(model)
+    scaled = {name: round(factor * usual[name], 6) for name, factor in PRESETS[preset].items()}
+    return scaled | {"steps": max(1, round(scaled["steps"]))}
 
 
 def field_docs(config: type) -> dict[str, str]:

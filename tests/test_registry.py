@@ -43,9 +43,12 @@ def test_models_belong_to_a_family_and_say_what_they_are(name):
 
 
 def test_presets_follow_the_model():
-    for preset, share in PRESETS.items():
-        expected = round(share * defaults_of("mae-fluent")["steps"])
-        assert preset_settings(preset, "mae-fluent") == {"steps": expected}
+    usual = defaults_of("mae-fluent")
+    for preset, factors in PRESETS.items():
+        expected = {name: factor * usual[name] for name, factor in factors.items()}
+        assert preset_settings(preset, "mae-fluent") == pytest.approx(expected)
+        assert isinstance(preset_settings(preset, "mae-fluent")["steps"], int)
+    assert preset_settings("balanced", "mae-fluent") == {"steps": usual["steps"]}
     with pytest.raises(ConfigError, match="quick, balanced, thorough"):
         preset_settings("slow", "mae-fluent")
 

@@ -86,11 +86,10 @@ def form_of(run: Run, opened: list[Opened], scratch: Path) -> Form:
         for name, value in values.items()
         if name in usual and name not in _PLACED and _listed(value) != _listed(usual[name])
     }
-    preset = next(
-        (p for p in PRESETS if preset_settings(p, request.model)["steps"] == request.steps), ""
-    )
-    if preset:
-        settings.pop("steps", None)
+    presets = {name: preset_settings(name, request.model) for name in PRESETS}
+    preset = next((p for p, given in presets.items() if given.items() <= values.items()), "")
+    for name in presets.get(preset, ()):
+        settings.pop(name, None)
     return Form(
         model=model,
         options={family_of(request.model): dict(request.model_options)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -201,8 +202,6 @@ def read_drawing(data: bytes) -> Image.Image:
     Raises:
         MaskError: not a PNG of a sensible size.
     """
-    import io
-
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG",))
         if image.width * image.height > 4_000_000:

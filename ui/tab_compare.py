@@ -155,10 +155,10 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
                 drawing=painting,
                 extra=tuple(map(to_png, read_uploads([path for path, _ in files or ()]))),
             )
-            if wanted == before.request:
-                yield gr.skip(), gr.skip(), gr.skip()
-                return
             view = studio.view(run_id, owner(request))
+            if wanted == before.request:
+                yield html_compare.compared(view), gr.skip(), gr.skip()
+                return
             for answer in studio.compare(wanted, owner(request)):
                 if isinstance(answer, Progress):
                     yield html_compare.completing(answer), gr.skip(), gr.skip()
@@ -166,7 +166,7 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
                     shown_now = Shown(wanted, _to_draw_on(answer))
                     yield html_compare.compared(view), html_compare.comparison(answer), shown_now
         except PlainError as error:
-            yield html.note(str(error), "problem"), gr.skip(), gr.skip()
+            yield html.note(str(error), "problem"), "", Shown(canvas=before.canvas)
 
     def usual_steps(run_id: str | None, request: gr.Request) -> int | None:
         if not run_id:
@@ -202,7 +202,6 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
     }
     gr.on(
         [
-            run.change,
             side.input,
             extent.release,
             count.release,
@@ -215,7 +214,7 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
         ],
         **comparing,
     )
-    run.change(fit_run, run, steps, **QUIET)
+    run.change(fit_run, run, steps, **QUIET).then(**comparing)  # in the steps of this run's model
     task.input(choose_task, [task, shown], [side, extent, canvas], **QUIET).then(**comparing)
     more.click(lambda number: number + 1, page, page, **QUIET)
     return CompareTab(run, choices)

@@ -41,9 +41,20 @@ def main() -> None:
                 "make run PORT=7861, or python app.py --port 7861."
             )
 
+    from filelock import FileLock, Timeout
+
     from l2l_core.jobs.store import data_root
     from ui.processes import Children
 
+    data_root().mkdir(parents=True, exist_ok=True)
+    alone = FileLock(data_root() / "studio.lock")  # a second one would wipe the first one's uploads
+    try:
+        alone.acquire(timeout=0)
+    except Timeout:
+        sys.exit(
+            "A studio runs on this data folder already. Stop it, or choose another folder: "
+            "python app.py --data FOLDER."
+        )
     children = Children(data_root())
     children.start()  # they import PyTorch while the page is being built
     try:

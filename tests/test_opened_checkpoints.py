@@ -145,7 +145,9 @@ def test_limits(studio, tmp_path):
     with pytest.raises(ConfigError, match="up to"):
         studio.checkpoints.place(ME, UPLOAD, "big.pth", limit + 1)
     for number in range(2):
-        studio.checkpoints.place(ME, f"{number}" * 32, "a.pth", limit).write_bytes(b"0" * limit)
+        sent = studio.checkpoints.place(ME, f"{number}" * 32, "a.pth", limit - 2)
+        sent.write_bytes(b"0" * (limit - 2))
+        (sent.parent / "opened.json").write_text("{}")
     with pytest.raises(ConfigError, match="Remove one"):
         studio.checkpoints.place(ME, UPLOAD, "more.pth", 1)
     for owner, upload in (("", UPLOAD), (ME, "../x")):
@@ -153,8 +155,18 @@ def test_limits(studio, tmp_path):
             studio.checkpoints.place(owner, upload, "a.pth", 1)
 
 
+def test_what_could_not_be_opened_makes_room(studio):
+    limit = studio.checkpoints.limit
+    for number in range(4):
+        sent = studio.checkpoints.place(ME, f"{number}" * 32, "a.pth", limit)
+        sent.write_bytes(b"0" * limit)
+    assert [path.name for path in sent.parent.parent.iterdir()] == ["3" * 32]
+
+
 def test_what_no_run_started_from_goes_after_a_day(studio, tiny_checkpoint):
-    used, unused = send(studio, tiny_checkpoint), send(studio, tiny_checkpoint, "d" * 32)
+    used = send(studio, tiny_checkpoint)
+    (used.parent / "opened.json").write_text("{}")
+    unused = send(studio, tiny_checkpoint, "d" * 32)
     request = UnlearnRequest(forget=("builtin:flags",), model="mae", checkpoint=str(used))
     studio.store.create(request, owner=ME)
     studio.checkpoints.sweep()

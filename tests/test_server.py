@@ -3,14 +3,17 @@
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 from fastapi.testclient import TestClient
+from filelock import FileLock
 
 from l2l_core.config import UnlearnRequest
 from l2l_core.jobs.store import RunStore
-from ui.server import build
+from ui.server import SCRATCH_SECONDS, build, sweep_scratch
 from ui.visitor import COOKIE, owner_of
 
 
@@ -45,6 +48,35 @@ def test_uploads_of_an_earlier_process_are_gone(private_data):
     left.write_bytes(b"face")
     with TestClient(build(private_data)):
         assert not left.exists()
+
+
+def test_what_a_closed_page_left_half_sent_goes_after_an_hour(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "abc" / "new"
+    new.parent.mkdir()
+    for path in (old, new):
+        path.write_bytes(b"face")
+    os.utime(old, (time.time() - SCRATCH_SECONDS - 1,) * 2)
+    sweep_scratch(tmp_path)
+    assert not old.exists() and new.exists()
+
+
+def test_a_second_studio_on_the_same_folder_is_refused(private_data):
+    app = Path(__file__).parents[1] / "app.py"
+    command = [sys.executable, str(app), "--port", "0", "--data", str(private_data)]
+    with FileLock(private_data / "studio.lock"):
+        told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert told.returncode == 1 and "already" in told.stderr
+
+
+def test_compare_takes_the_steps_of_the_run_that_was_chosen(private_data):
+    """Choosing a run sets the slider first; what fills the holes comes after, and reads it."""
+    with TestClient(build(private_data)) as client:
+        config = client.get("/config").json()
+    ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
+    chosen = [d for d in config["dependencies"] if [ids["compare-run"], "change"] in d["targets"]]
+    assert [d["outputs"] for d in chosen] == [[ids["completion-steps"]]]
+    after = [d for d in config["dependencies"] if d["trigger_after"] == chosen[0]["id"]]
+    assert len(after) == 1 and ids["completion-steps"] in after[0]["inputs"]
 
 
 def test_too_large_a_body_is_refused(client):

@@ -68,6 +68,7 @@ class Checkpoints:
         own = self.folder / owner
         if size > self.limit:
             raise ConfigError(f"Files of up to {self.limit / 1e9:.1f} GB can be uploaded.")
+        self._drop_unopened(own, but=upload)
         kept = sum(path.stat().st_size for path in own.rglob("*") if path.is_file())
         if kept + size > UPLOADS_KEPT * self.limit:
             raise ConfigError("Your checkpoints take too much space. Remove one first.")
@@ -81,7 +82,7 @@ class Checkpoints:
     ) -> Opened:
         """Try a path or an upload; from then on it is one of the owner's models.
 
-        An upload that cannot be opened stays for another try, and is swept away unless that works.
+        An upload that cannot be opened stays for another try, until something else is sent.
 
         Raises:
             ConfigError: there is no such upload. CompleterError: it cannot be opened, and why.
@@ -145,6 +146,13 @@ class Checkpoints:
             files = [path for path in upload.iterdir() if path.name != "opened.json"]
             idle = time.time() - upload.stat().st_mtime > UNUSED_SECONDS
             if files and idle and not any(str(path) in used for path in files):
+                shutil.rmtree(upload, ignore_errors=True)
+
+    def _drop_unopened(self, own: Path, but: str) -> None:
+        """Remove what an owner sent before and could not open: no card shows it."""
+        for upload in own.glob("*"):
+            arriving = any(upload.glob("*.part"))
+            if upload.name != but and not arriving and not (upload / "opened.json").exists():
                 shutil.rmtree(upload, ignore_errors=True)
 
     def _used(self) -> Collection[str]:

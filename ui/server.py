@@ -6,8 +6,9 @@ import asyncio
 import ipaddress
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -32,6 +33,7 @@ BODY_LIMIT = 200 * 1024 * 1024
 FILE_LIMIT = "20mb"
 CHECKPOINT_LIMIT = 2 * 1024**3
 """The published MAE and MAGE of the large size are 1.3 to 1.8 GB."""
+SCRATCH_SECONDS, SWEEP_SECONDS = 3600, 600
 
 
 def build(
@@ -57,14 +59,15 @@ def build(
         server_paths = _only_from_here(host)
     studio = Studio(root, server_paths, checkpoint_limit)
 
-    async def sweep_hourly() -> None:
+    async def sweep_regularly() -> None:
         while True:
             await asyncio.to_thread(studio.checkpoints.sweep)
-            await asyncio.sleep(3600)
+            await asyncio.to_thread(sweep_scratch, scratch)
+            await asyncio.sleep(SWEEP_SECONDS)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        sweeping = asyncio.create_task(sweep_hourly())
+        sweeping = asyncio.create_task(sweep_regularly())
         yield
         sweeping.cancel()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -129,6 +132,16 @@ def build(
         theme=theme(),
         css_paths=[STYLE],
     )
+
+
+def sweep_scratch(scratch: Path) -> None:
+    """Remove what has lain in the folder for uploads for an hour: Gradio does so with what it was
+    sent whole, not with what a closed page left half sent.
+    """
+    for path in scratch.rglob("*"):
+        with suppress(OSError):  # gone meanwhile
+            if path.is_file() and time.time() - path.stat().st_mtime > SCRATCH_SECONDS:
+                path.unlink()
 
 
 def _only_from_here(host: str) -> bool:

@@ -35,8 +35,6 @@ from ui.form import Form, Order, check, given
 from ui.history import Differences, differences, form_of
 from ui.views import View
 
-"""What a person can mend; the message says how."""
-
 DOUBLE_CLICK_SECONDS = 5.0
 _REPORTS = {"report.html": to_html, "report.json": to_json}
 LISTED = 50
@@ -48,7 +46,6 @@ class Health:
 
     state: str  # ready, training or starting
     device: str
-    waiting: int
 
 
 class Studio:
@@ -147,16 +144,16 @@ class Studio:
 
     def health(self) -> Health:
         """Whether training is possible now, and on what."""
-        statuses = [run.state.status for run in self.store.runs()]
+        statuses = [state.status for _, state in self.store.states()]
         device = queue.worker_device(self.store)
         busy = "training" if "running" in statuses else "ready"
-        return Health(busy if device else "starting", device, statuses.count("queued"))
+        return Health(busy if device else "starting", device)
 
     def current(self, owner: str) -> str:
         """The run the page shows when it opens: the active one, else the newest; "" for none."""
-        runs = self.store.runs(owner)
-        active = [run for run in runs if run.state.status in ("running", "queued")]
-        return next((run.id for run in (*active[-1:], *runs[:1])), "")
+        runs = [(run, state) for run, state in self.store.states() if state.owner == owner]
+        active = [pair for pair in runs if pair[1].status in ("running", "queued")]
+        return next((run.id for run, _ in (*active[-1:], *runs[:1])), "")
 
     def view(self, run_id: str, owner: str) -> View:
         """How a run looks now.
@@ -313,13 +310,14 @@ class Studio:
 
     def _twin(self, order: Order, owner: str) -> Run | None:
         wanted = json.dumps(order.request.to_dict(), sort_keys=True)
-        for run in self.store.runs(owner):
-            if time.time() - run.state.submitted > DOUBLE_CLICK_SECONDS:
+        for run, state in self.store.states():
+            if state.owner != owner or state.status not in ("queued", "running"):
+                continue
+            if time.time() - state.submitted > DOUBLE_CLICK_SECONDS:
                 return None
             with suppress(RunError):  # erased or damaged meanwhile
                 same = json.dumps(run.request.to_dict(), sort_keys=True) == wanted
                 images = sum(1 for _ in (run.folder / "inputs" / "forget").glob("*.png"))
-                active = run.state.status in ("queued", "running")
-                if same and active and images == len(order.forget_images):
+                if same and images == len(order.forget_images):
                     return run
         return None

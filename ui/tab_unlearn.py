@@ -240,7 +240,7 @@ def _filled(fields: dict[str, Component], values: tuple[Any, ...]) -> Form:
         own[name] = tuple(path for path, _ in own[name] or ())
     for name in ("forget_groups", "retain_groups"):
         own[name] = tuple(own[name] or ())
-    follows = defaults_of(DEFAULT)  # empty unless set, whatever the model
+    follows = {*defaults_of(DEFAULT), "masks"}  # empty unless set, whatever the model
     changed = {
         name: value
         for name, value in given.items()
@@ -252,7 +252,7 @@ def _filled(fields: dict[str, Component], values: tuple[Any, ...]) -> Form:
 def _values(form: Form, fields: dict[str, Component]) -> list[Any]:
     """The inverse of `_filled`; what the form leaves open goes back to its default."""
     given = {name: getattr(form, name) for name in Form.__dataclass_fields__}
-    default = defaults() | {name: "" for name in defaults_of(DEFAULT)}
+    default = defaults() | {name: "" for name in defaults_of(DEFAULT)} | {"masks": ()}
     values = []
     for name, field in fields.items():
         if "." in name:

@@ -41,7 +41,7 @@ RETAIN_CHOICES = [
     ("Chosen groups", "groups"),
     ("My own images", "uploads"),
 ]
-STRENGTH_HINT = "How long to train."
+STRENGTH_HINT = "How long and how hard to train."
 PRESETS = {  # the number of steps is the model's
     "quick": "Quick\n{steps} steps, most of the forgetting",
     "balanced": "Balanced\n{steps} steps, the default",
@@ -161,8 +161,7 @@ NO_EVALUATION_HINT = "Finish a run under Unlearn; its table, its map and the plo
 MEASURED_TITLE = "What was kept, and what was lost"
 ARROWS = (
     "Arrows point towards the truth: retain images should stay there, forget images should leave. "
-    "[ ] is the 95% interval of the change, by resampling the images. Mask "
-    "{mask}, seed {seed}. {sources}."
+    "{interval}. Mask {mask}, seed {seed}. {sources}."
 )
 MAP_TITLE = "Map of the images"
 TRIED_TITLE = "Your runs that forget the same images"

@@ -14,7 +14,7 @@ from l2l_core.jobs import measurer as measuring_module
 from l2l_core.jobs import results
 from l2l_core.jobs.client import CompareRequest, CompareRow
 from l2l_core.jobs.completer import Completer
-from l2l_core.jobs.measurer import Measurer
+from l2l_core.jobs.measurer import CUT_SHORT, Measurer
 from l2l_core.jobs.results import Measuring
 from l2l_core.jobs.runner import execute
 from l2l_core.jobs.store import RunError
@@ -129,10 +129,11 @@ def test_a_run_without_weights_or_erased_meanwhile(studio, measurer, finished):
     assert not finished.folder.exists()
 
 
-def test_what_a_dead_completer_left_is_cleared(studio, measurer, finished):
+def test_what_a_dead_completer_left_is_said_to_be_cut_short(studio, measurer, finished):
     measurer.ask(finished.id)
     Measurer(studio.store, torch.device("cpu")).start()
-    assert studio.measuring(finished.id, ME) is None
+    now = studio.measuring(finished.id, ME)
+    assert now.failed and now.stage == CUT_SHORT
 
 
 def test_others_measurements_do_not_exist(studio):

@@ -8,8 +8,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
@@ -131,8 +131,8 @@ class Completer:
         models = {"original": original, "unlearned": unlearned}
         if gold := gold_standard(request.model, request.forget, request.checkpoint):
             models["gold"] = self.originals.get(
-                (request.model, str(gold), ()),
-                lambda: load_model(request.model, gold, device=device),
+                (request.model, str(gold), options),
+                lambda: load_model(request.model, gold, device=device, **request.model_options),
             )
         return models
 
@@ -212,7 +212,8 @@ def read_drawing(data: bytes) -> Image.Image:
 
 
 def serve(store: RunStore, device: str = "auto", parent: int | None = None) -> None:
-    """Answer requests, one at a time, until SIGTERM or until the parent process is gone.
+    """Answer requests until SIGTERM or until the parent process is gone; models work on one at a
+    time.
 
     Raises:
         Timeout: another completer serves this data folder.
@@ -230,11 +231,23 @@ def serve(store: RunStore, device: str = "auto", parent: int | None = None) -> N
         with Listener(place, backlog=16, authkey=authentication_key(store.root)) as listener:
             logger.info("ready on %s", completer.device)
             while True:
-                try:
-                    with listener.accept() as connection:
-                        _answer(completer, connection)
-                except (OSError, EOFError, ValueError, AuthenticationError) as error:
-                    logger.warning("dropped a connection: %s", type(error).__name__)
+                with _dropping_connections():
+                    arguments = (completer, listener.accept())
+                    threading.Thread(target=_serve_one, args=arguments, daemon=True).start()
+
+
+def _serve_one(completer: Completer, connection: Connection) -> None:
+    with _dropping_connections(), connection:
+        _answer(completer, connection)
+
+
+@contextmanager
+def _dropping_connections() -> Iterator[None]:
+    """Outlive whoever left, or does not know the key."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, AuthenticationError) as error:
+        logger.warning("dropped a connection: %s", type(error).__name__)
 
 
 def _answer(completer: Completer, connection: Connection) -> None:
@@ -246,7 +259,8 @@ def _answer(completer: Completer, connection: Connection) -> None:
     try:
         question = plain.pop("question", "compare")
         if question == "open":
-            head, answers = try_checkpoint(**plain)
+            with completer.busy:
+                head, answers = try_checkpoint(**plain)
         elif question == "measure":
             completer.measurer.ask(**plain)
             head, answers = {}, []

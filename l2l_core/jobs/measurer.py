@@ -31,6 +31,7 @@ are for the command line. Two cores measure them in minutes.
 """
 STEPWISE_MAP_LIMIT = 32
 STAGES_OF_SET, STAGES_OF_MAP = 4, 5
+CUT_SHORT = "Measuring was cut short. Ask for it again."
 logger = logging.getLogger(__name__)
 
 
@@ -45,7 +46,7 @@ class Measurer:
     def start(self) -> None:
         """Work in a thread; what an earlier process left unfinished must be asked for again."""
         for path in self.store.folder.glob(f"*/{MEASURING}"):
-            path.unlink(missing_ok=True)
+            tell(Run(path.parent), Measuring(CUT_SHORT, failed=True))
         threading.Thread(target=self._work, daemon=True).start()
 
     def ask(self, run_id: str) -> None:

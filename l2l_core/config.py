@@ -108,7 +108,7 @@ class UnlearnRequest:
     preview_every: int = 10
     """Steps between previews; 0 for none."""
     checkpoint_every: int = 50
-    """Steps between resumable checkpoints; 0 for none but the last."""
+    """Steps between resumable checkpoints; 0 for none, but of an interrupted run."""
 
     def __post_init__(self) -> None:
         try:

@@ -47,6 +47,32 @@ class ImageSet:
         pixels = pixels.only(chosen) if isinstance(pixels, StoredPixels) else pixels[chosen]
         return ImageSet(pixels, tuple(self.sources[i] for i in chosen))
 
+    def less(self, other: ImageSet) -> ImageSet:
+        """A set without the images that another one holds, too: the same file of a class folder, or
+        the same pixels.
+
+        Raises:
+            DatasetError: nothing is left.
+        """
+        if isinstance(self.pixels, StoredPixels) and isinstance(other.pixels, StoredPixels):
+            gone, own = set(other.pixels.stored), self.pixels.stored
+            kept = [i for i, image in enumerate(own) if image not in gone]
+        elif isinstance(self.pixels, Tensor) and isinstance(other.pixels, Tensor):
+            known = {image.numpy().tobytes() for image in other.pixels}
+            kept = [i for i, p in enumerate(self.pixels) if p.numpy().tobytes() not in known]
+        else:
+            return self
+        if not kept:
+            raise DatasetError("Everything to be retained is also to be forgotten.")
+        return self if len(kept) == len(self) else self.subset(kept)
+
+    @property
+    def concepts(self) -> Tensor:
+        """Numbers (N,) that images of one built-in concept share; others have their own."""
+        names = [f"{s.group}/{s.concept}" if s else i for i, s in enumerate(self.sources)]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        return torch.tensor([numbers[name] for name in names])
+
     def typical(self, most: int = 512) -> Tensor:
         """Images (n, 3, S, S) in [0, 1] to take statistics of: all that are in memory, or `most`
         spread evenly over those on disk.
@@ -101,6 +127,15 @@ def load_image_set(
     if pictures:
         pixels.append(to_bytes(pictures, size))
     return ImageSet(torch.cat(pixels), (*chosen.values(), *[None] * len(pictures)), skipped)
+
+
+def share_of(images: ImageSet, fraction: float, seed: int) -> ImageSet:
+    """A fraction of a set, at least one image, drawn by the seed, in its order."""
+    if fraction == 1:
+        return images
+    count = max(1, round(fraction * len(images)))
+    chosen = torch.randperm(len(images), generator=seeded(seed, 13))[:count]
+    return images.subset(chosen.sort().values.tolist())
 
 
 def forgotten_ids(specs: Sequence[str]) -> frozenset[str]:

@@ -328,6 +328,13 @@ def gold_standard(model: str, forget: Sequence[str], checkpoint: str | None) -> 
     return _shipped(MODELS[model].gold.get(forget[0]))
 
 
+def original_path(model: str, checkpoint: str | None) -> Path | None:
+    """Where the weights lie that a run starts from; None if they do not."""
+    if checkpoint:
+        return Path(checkpoint).expanduser()
+    return MODELS[model].path if model in MODELS else None
+
+
 def completion_steps(model: str, options: Mapping[str, Any]) -> int | None:
     """Usual number of steps of `complete` of a model with these options; None for one pass.
 

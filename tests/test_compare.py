@@ -87,7 +87,8 @@ def test_a_proxy_is_images_of_another_kind(request_, tmp_path):
 def test_every_row(request_, picture_folders, tiny_checkpoint, tmp_path):
     """Also of a proxy and of a gold standard; here the latter is the original itself."""
     methods = ("ignorance", "max_loss")
-    comparison = Comparison(request_, methods, proxy=picture_folders[:1], gold=tiny_checkpoint)
+    proxy = (f"{picture_folders[1]}/0.png",)
+    comparison = Comparison(request_, methods, proxy=proxy, gold=tiny_checkpoint)
     result = compare_methods(comparison, tmp_path / "c")
     rows = result["rows"]
     assert list(rows) == ["original", "max_loss", "ours_proxy", "ignorance", "gold"]

@@ -34,6 +34,20 @@ def test_proxy_is_everything_that_is_not_forgotten():
     assert len(ids) + len(forgotten) == len(builtin_index())
 
 
+def test_what_is_forgotten_is_not_retained(picture_folders):
+    forget, retain = (load_image_set((folder,), 16) for folder in picture_folders)
+    both = load_image_set((*picture_folders,), 16)
+    assert torch.equal(both.less(forget).pixels, retain.pixels)
+    assert retain.less(forget) is retain
+    with pytest.raises(DatasetError, match="also to be forgotten"):
+        forget.less(both)
+
+
+def test_skin_tones_show_one_concept():
+    hands = load_image_set(("builtin:people/hands",), 16)
+    assert 1 < len(hands.concepts.unique()) < len(hands) / 4
+
+
 def test_folders_files_and_inputs(picture_folders, tmp_path):
     forget, _ = picture_folders
     assert len(load_image_set((forget,), 16)) == 6

@@ -30,11 +30,13 @@ from l2l_core.evaluation.full import (
     representation_distances,
 )
 from l2l_core.evaluation.metrics import (
+    confidence_interval,
     cosine_with_truth,
     embed,
     nearest,
     psnr_in_hole,
     ssim_in_hole,
+    summary,
 )
 from l2l_core.evaluation.perceptual import open_perceptual
 from l2l_core.evaluation.report import headings, table_rows
@@ -90,6 +92,24 @@ def test_inception_score():
     sure = 100 * F.one_hot(torch.arange(40) % 8).float()
     assert inception_score(sure, 0)[0] == pytest.approx(8)  # as many as there are classes
     assert inception_score(torch.zeros(40, 8), 0)[0] == pytest.approx(1)
+
+
+def test_intervals_count_what_is_shown_not_how_often():
+    values = features(40, 1, 0)[:, 0]
+    alone, six = torch.arange(40), torch.arange(40).repeat_interleave(6)
+
+    def width(values, concepts):
+        low, high = confidence_interval(values, concepts, torch.Generator().manual_seed(0))
+        return high - low
+
+    expected = 2 * 1.96 * values.std().item() / 40**0.5
+    assert width(values, alone) == pytest.approx(expected, rel=0.15)
+    assert width(values.repeat_interleave(6), six) == pytest.approx(width(values, alone))
+
+
+def test_one_concept_has_no_interval():
+    found = summary(torch.ones(3), torch.zeros(3), torch.zeros(3), torch.Generator())
+    assert found["change"] == -1 and found["interval"] is None
 
 
 def test_half_samples_give_the_standard_error():

@@ -25,12 +25,12 @@ from l2l_core.unlearning.methods import METHODS
         (0.9, 0.4, 0.4, 1.0),
         (0.9, 0.3, 0.4, 1.0),
         (0.8, 0.9, 0.4, 0.0),
-        (0.4, 0.4, 0.5, 1.0),
+        (0.4, 0.4, 0.5, None),  # nothing to see go
     ],
 )
 def test_share_of_the_way_to_noise(before, after, noise, share):
     cosine = {"before": before, "after": after, "noise": noise}
-    assert forgotten_share(cosine) == pytest.approx(share)
+    assert forgotten_share(cosine) == (None if share is None else pytest.approx(share))
 
 
 def metrics(retain_after, forget_after):
@@ -44,6 +44,22 @@ def test_the_verdict_says_what_was_kept_and_what_is_gone():
     told = verdict(metrics(0.6, 0.65))
     assert told.startswith("Retain images changed, and forget images are 50% of the way to noise")
     assert "from 0.90 to 0.65 on forget images (noise gives 0.40)" in told
+
+
+def test_the_verdict_is_that_of_the_set_that_lost_least():
+    found = metrics(0.69, 0.41)
+    uploads = {"before": 0.9, "after": 0.8, "noise": 0.4}
+    found["sets"]["forget_uploads"] = {"cosine": uploads}
+    assert "20% of the way to noise" in verdict(found)
+    found["sets"]["forget_uploads"] = {"cosine": uploads | {"noise": 0.95}}
+    assert "no better than noise" in verdict(found)
+
+
+def test_the_verdict_tells_what_neighbours_lost():
+    found = metrics(0.69, 0.41)
+    assert "nearest" not in verdict(found)
+    found["sets"]["neighbours"] = {"cosine": {"change": -0.061}}
+    assert verdict(found).endswith("The retain images nearest to what was forgotten lost 0.06.")
 
 
 # --- the table, the HTML report and the model card -------------------------------------------

@@ -7,6 +7,7 @@ import torch
 
 import l2l_core as l2l
 from l2l_core.config import ConfigError, UnlearnRequest
+from l2l_core.evaluation import evaluate
 from l2l_core.jobs.runner import execute
 from l2l_core.jobs.store import RunError, RunStore
 from l2l_core.models.checkpoints import file_digest
@@ -66,6 +67,16 @@ def test_cancelled_while_the_weights_are_written_is_not_measured(run):
     assert execute(run, on_event=cancel) == "cancelled"
     assert run.weights.is_file() and run.metrics is None
     assert run.state.message == "Cancelled before it was measured."
+
+
+def test_cancelled_while_it_is_measured(run, monkeypatch):
+    def cancel_and_score(*arguments):
+        run.request_cancel()
+        return scores(*arguments)
+
+    scores = evaluate._scores
+    monkeypatch.setattr(evaluate, "_scores", cancel_and_score)
+    assert execute(run) == "cancelled" and run.metrics is None
 
 
 def test_interrupted_and_resumed_is_the_same_run(run, request_settings):

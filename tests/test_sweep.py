@@ -25,7 +25,7 @@ from l2l_core.experiments.sweep import (
     sweep_table,
 )
 from l2l_core.models import load_model
-from l2l_core.models.checkpoints import save_weights
+from l2l_core.models.checkpoints import read_checkpoint, save_weights
 from l2l_core.runtime import seeded
 
 ABLATIONS = sorted((Path(__file__).parents[1] / "recipes" / "paper" / "ablations").glob("*.yaml"))
@@ -183,6 +183,17 @@ def test_nothing_runs_twice_and_axes_may_grow(settings, picture_folders, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_run_belongs_to_the_weights_it_started_from(settings, tmp_path):
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(Path(settings["checkpoint"]).read_bytes())
+    request = UnlearnRequest.from_dict(settings | {"checkpoint": str(copy)})
+    name = Series(tmp_path).name_of(request)
+    assert Series(tmp_path).name_of(request) == name
+    state, about = read_checkpoint(copy)
+    save_weights({key: value + 1 for key, value in state.items()}, copy, about)
+    assert Series(tmp_path).name_of(request) != name
+
+
 def test_holes_are_measured_after_one_run(settings, tmp_path, monkeypatch):
     seen, settings = [], settings | {"learning_rate": 0.05}
     axes = {"mask": ["centre:0.5", "left:0.5", "centre:0.25"]}
@@ -200,6 +211,7 @@ def test_holes_are_measured_after_one_run(settings, tmp_path, monkeypatch):
         change = metrics["sets"]["forget"]["cosine"]["change"]
         assert point["forget_damage"] == pytest.approx(-change, abs=2e-4)
     assert len({round(p["forget_damage"], 3) for p in first["points"]}) == 3
+    assert first["front"] == [0, 1, 2]  # each alone under its hole
 
     def never(*args):
         raise AssertionError("measured again")

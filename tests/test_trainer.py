@@ -10,6 +10,7 @@ from l2l_core.runtime import is_out_of_memory
 from l2l_core.unlearning.trainer import (
     FrozenPartChangedError,
     NonFiniteLossError,
+    OtherOriginalError,
     Trainer,
     learning_rate_at,
 )
@@ -83,6 +84,14 @@ def test_resume_is_exact(request_, tmp_path):
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert [r.step for r in second.steps()] == [3, 4]
     assert equal(weights(whole.student), weights(second.student))
+
+
+def test_a_run_does_not_go_on_from_other_weights(request_):
+    state = Trainer.from_request(request_).state_dict()
+    other = Trainer.from_request(request_)
+    other.teacher.decoder_pred.bias.data.add_(1)
+    with pytest.raises(OtherOriginalError, match="replaced"):
+        other.load_state_dict(state)
 
 
 @pytest.mark.parametrize(

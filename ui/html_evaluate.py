@@ -8,7 +8,7 @@ from html import escape
 from l2l_core.evaluation.html_page import table
 from l2l_core.evaluation.html_report import map_note
 from l2l_core.evaluation.plots import MapPoint, map_figure
-from l2l_core.evaluation.report import headings, measured_by, table_rows, verdict
+from l2l_core.evaluation.report import INTERVAL, headings, measured_by, table_rows, verdict
 from l2l_core.experiments.pareto import pareto_svg
 from l2l_core.jobs.results import Measuring
 from ui import text
@@ -44,6 +44,7 @@ def measured(found: Evaluation) -> str:
             ]
         )
     told = text.ARROWS.format(
+        interval=INTERVAL,
         mask=found.metrics["mask"],
         seed=found.metrics["seed"],
         sources=measured_by(found.metrics),

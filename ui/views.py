@@ -123,9 +123,13 @@ def scores(metrics: dict[str, Any]) -> tuple[Score, ...]:
         fell = cosine["before"] - cosine["after"]
         if noise is not None:
             share = forgotten_share(cosine)
-            good = share >= MOSTLY_GONE
-            word = "still there" if share == 0 else f"{share:.0%} of the way to noise"
-            word = "destroyed" if share >= GONE else word
+            good = share is None or share >= MOSTLY_GONE
+            if share is None:
+                word = "never better than noise"
+            elif share >= GONE:
+                word = "destroyed"
+            else:
+                word = f"{share:.0%} of the way to noise" if share else "still there"
         else:
             good = fell <= KEPT_WITHIN
             word = "kept" if good else "changed"

@@ -138,13 +138,13 @@ def report(
     what `map`, `audit` and `evaluate RUN --protocol` found is there, too.
     """
     found = find_run(run)
-    metrics = print_metrics(found, mask)
+    metrics = print_metrics(found, mask, device)
     pictures = _samples(found, metrics["mask"], samples, device) if samples else []
     for path in write_report(found, metrics, pictures):
         console.print(f"Written: {path}", soft_wrap=True)
 
 
-def print_metrics(run: Run, mask: str | None = None) -> dict[str, Any]:
+def print_metrics(run: Run, mask: str | None = None, device: str | None = None) -> dict[str, Any]:
     """Print a run's numbers, measured again if a mask is given; returns them.
 
     Raises:
@@ -154,7 +154,7 @@ def print_metrics(run: Run, mask: str | None = None) -> dict[str, Any]:
     if mask is not None:
         from l2l_core.jobs.runner import measure
 
-        metrics = measure(run, mask)
+        metrics = measure(run, mask, device)
     if metrics is None:
         raise RunError(f"This run has no numbers: it is {run.state.status}.")
     _print(metrics, run.request.method)

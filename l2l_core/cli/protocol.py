@@ -38,6 +38,8 @@ def protocol(
 ) -> None:
     """Print the settings that unlearn by the paper's protocol: a file for `unlearn --config`."""
     recipe = Protocol.load(name)
+    if retain not in ("retain", "others"):
+        retain = str(Path(retain).expanduser().absolute())
     settings = recipe.unlearn_settings(
         model, str(data.absolute()), str(classes.absolute()) if classes else None, retain
     )

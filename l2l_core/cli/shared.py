@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 from rich.console import Console
@@ -20,9 +20,6 @@ from rich.table import Table
 from l2l_core.config import PRESETS, ConfigError, UnlearnRequest, field_docs, preset_settings
 from l2l_core.jobs.store import Run, RunError, RunStore
 from l2l_core.registry import defaults_of
-
-if TYPE_CHECKING:
-    pass
 
 Flags = Mapping[str, tuple[Any, str]]
 """Flags by name: type and help."""

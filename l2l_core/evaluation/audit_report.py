@@ -74,8 +74,16 @@ def _relearning_words(found: dict[str, Any]) -> str:
             "cannot tell remembering from learning."
         )
     faster = now is not None and (never is None or now < never)
-    meaning = "something of them is left" if faster else "no sign that something of them is left"
-    return f"{words} A model that never saw them is there {_when(never, found)}: {meaning}."
+    meaning = (
+        "sooner, so something of them is left"
+        if faster
+        else "no sooner, which is no sign that something of them is left"
+    )
+    return (
+        f"{words} A model that never saw them is there {_when(never, found)}; the unlearned one "
+        f"{meaning}. The two start from different places, so a difference of few steps means "
+        "little."
+    )
 
 
 def _when(step: int | None, found: dict[str, Any]) -> str:
@@ -84,8 +92,13 @@ def _when(step: int | None, found: dict[str, Any]) -> str:
 
 
 def _membership_words(found: dict[str, Any]) -> str:
-    row = found["models"]["unlearned"]
+    row, never = found["models"]["unlearned"], found["models"].get("gold")
     low, high = row["interval"]
+    if never and low <= never["auc"] <= high:
+        return (
+            "How far a representation moved tells unlearned images from unseen ones no better than "
+            "with a model that never saw either: no sign of which images were unlearned."
+        )
     if low <= 0.5 <= high:
         return (
             "How far a representation moved gives no sign of which images were unlearned: it is "

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from l2l_core.config import UnlearnRequest
-from l2l_core.datasets import ImageSet, forgotten_ids, has_split, load_image_set
+from l2l_core.datasets import ImageSet, forgotten_ids, has_split, load_image_set, share_of
 from l2l_core.evaluation.features import EXTRACTOR, load_feature_net
 from l2l_core.evaluation.metrics import embed, nearest, psnr_in_hole, summary
 from l2l_core.masks import parse_mask
@@ -98,6 +99,9 @@ def evaluation_sets(
     trained = load_image_set(
         request.retain, size, split=request.split, base=base, without=forgotten
     )
+    unlearned = load_image_set(request.forget, size, split=request.split, base=base)
+    trained = share_of(trained.less(unlearned), request.retain_fraction, request.seed)
+    retain = retain.less(forget)
     forget, retain = (sample(s, limit, request.seed) for s in (forget, retain))
     uploads = sample(uploads, limit, request.seed) if uploads else None
     pool = sample(trained, candidates, request.seed)
@@ -106,7 +110,7 @@ def evaluation_sets(
     known = [_quick_embed(pool.images(part)) for part in torch.arange(len(pool)).split(16 * BATCH)]
     close = nearest(shown, torch.cat(known), neighbours)
     before = None
-    if seen and held_out:
+    if seen and held_out and kept_apart:
         before = load_image_set(held_out, size, split=request.split)
         before = sample(before, limit, request.seed)
     return EvaluationSets(
@@ -127,8 +131,11 @@ def evaluate(
     after: ImageToImageModel,
     sets: EvaluationSets,
     mask: str = MASK,
+    on_set: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Measure both models on every set under one mask and seed; plain values, ready for JSON.
+
+    `on_set` is called before each set.
 
     For each set: n, `held_out`, and for `cosine` (completion against truth, in built-in features)
     and `psnr` (dB inside the hole) the means before and after, their change with a 95% bootstrap
@@ -139,6 +146,7 @@ def evaluate(
     hole = parse_mask(mask, before.image_size, seeded(seed, 20))
     measured: dict[str, dict[str, Any]] = {}
     for name, images in sets.named().items():
+        on_set()
         truth = images.images()
         features = _quick_embed(truth)
         then, now = (
@@ -146,7 +154,8 @@ def evaluate(
             for model in (before, after)
         )
         measured[name] = {"n": len(truth), "held_out": sets.is_held_out(name)} | {
-            metric: summary(then[metric], now[metric], seeded(seed, 23)) for metric in then
+            metric: summary(then[metric], now[metric], images.concepts, seeded(seed, 23))
+            for metric in then
         }
         if name in FORGET_SETS:
             level = _scores(blind(before, truth, hole, request), truth, features, hole)

@@ -127,7 +127,7 @@ def evaluate_full(
 
     Returns:
         {mask, seed, extractor, classes, perceptual, sets: {name: {n, held_out, metric: row}}}. A
-        row has before, after, change and its 95% `interval` (bootstrap over images; for scores of
+        row has before, after, change and its 95% `interval` (bootstrap over concepts; for scores of
         whole sets ±1.96 standard errors over random halves); KID has its `spread` (before, after);
         forget sets have `noise`, the level that tells nothing about the image. `embedding` names
         the second extractor, if there is one. A row that cannot be measured is
@@ -150,18 +150,23 @@ def evaluate_full(
                 measure(completed(model, truth, hole, request), truth, true, hole, tools)
             )
         on_progress(f"{name}: comparing")
-        rows = compare(true, measured[0], measured[1], request.seed, draws)
-        rows["representation"] = representation_drift(before, after, truth, hole, request)
+        rows = compare(
+            true, measured[0], measured[1], request.seed, draws, concepts=images.concepts
+        )
+        moved, level = representation_distances(before, after, truth, hole, request)
+        rows["representation"] = summary(
+            torch.zeros_like(moved), moved, images.concepts, seeded(request.seed, 23)
+        ) | {"noise": level.mean().item()}
         if reference is not None:
             on_progress(f"{name}: {len(truth)} completions, model that never saw")
             never = measure(completed(reference, truth, hole, request), truth, true, hole, tools)
             known = never.extracted.features
             then, now = (cosine(m.extracted.features, known) for m in measured)
-            rows["reference"] = summary(then, now, seeded(request.seed, 23))
+            rows["reference"] = summary(then, now, images.concepts, seeded(request.seed, 23))
             add_values(rows, "never_saw", true, never, request.seed)
         if name in FORGET_SETS:
-            level = measure(blind(before, truth, hole, request), truth, true, hole, tools)
-            add_values(rows, "noise", true, level, request.seed)
+            noise = measure(blind(before, truth, hole, request), truth, true, hole, tools)
+            add_values(rows, "noise", true, noise, request.seed)
         table[name] = {"n": len(truth), "held_out": sets.is_held_out(name)} | rows
     return {
         "mask": mask,
@@ -194,17 +199,20 @@ def compare(
     seed: int,
     draws: int = 50,
     *,
+    concepts: Tensor | None = None,
     paired: bool = True,
 ) -> dict[str, Any]:
     """Every row of a set's table, from what was measured of two models on the same images.
 
     Args:
+        concepts: (N,), which images show the same; by default each its own.
         paired: leave an image's own completion out of KID (`kid_apart`): right for small sets;
             False gives the published `kid`, for thousands of images.
     """
     rows = _of_sets(true, before.extracted, after.extracted, seed, draws, paired)
     for metric, values in before.scores.items():
-        rows[metric] = summary(values, after.scores[metric], seeded(seed, 23))
+        own = torch.arange(len(values)) if concepts is None else concepts
+        rows[metric] = summary(values, after.scores[metric], own, seeded(seed, 23))
     return rows
 
 
@@ -258,23 +266,6 @@ def _of_sets(
     return rows
 
 
-def representation_drift(
-    before: ImageToImageModel,
-    after: ImageToImageModel,
-    images: Tensor,
-    hole: Tensor,
-    request: UnlearnRequest,
-) -> dict[str, Any]:
-    """How far E(T(x)) moved from E0(T(x)) under one view, as the objective measures distance.
-
-    `noise` is the distance from E0(T(x)) to E0(T(n)), where the forget term drives it.
-    """
-    moved, noise = representation_distances(before, after, images, hole, request)
-    return summary(torch.zeros_like(moved), moved, seeded(request.seed, 23)) | {
-        "noise": noise.mean().item()
-    }
-
-
 @torch.no_grad()
 def representation_distances(
     before: ImageToImageModel,
@@ -283,7 +274,9 @@ def representation_distances(
     hole: Tensor,
     request: UnlearnRequest,
 ) -> tuple[Tensor, Tensor]:
-    """Squared distances (N,) of E(T(x)) and of E0(T(n)) from E0(T(x)), on the CPU."""
+    """Squared distances (N,) of E(T(x)) and of E0(T(n)) from E0(T(x)) under one view, as the
+    objective measures them, on the CPU. The forget term drives the first to the second.
+    """
     seed, device = request.seed, before.device
     source = NoiseSource.fit(request.noise, images)
     moved, noise = [], []

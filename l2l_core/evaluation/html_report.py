@@ -25,6 +25,7 @@ from l2l_core.evaluation.html_page import bullets, facts, page, table, text
 from l2l_core.evaluation.plots import Line, MapPoint, Pictures, line_chart, loss_curve, map_figure
 from l2l_core.evaluation.protocol_table import paper_note, paper_rows
 from l2l_core.evaluation.report import (
+    INTERVAL,
     SCORE_LIMITS,
     headings,
     limits_of,
@@ -202,7 +203,7 @@ def _measured(metrics: dict[str, Any]) -> str:
         f"{table(headings(metrics), rows, firsts)}"
         f"<p class=fine>Completions against the truth, mask {text(metrics['mask'])}, seed "
         f"{metrics['seed']}. Arrows point towards the truth: retain images should stay there, "
-        f"forget images should leave. [ ]: 95% interval of the change, by resampling the images. "
+        f"forget images should leave. {INTERVAL}. "
         f"{text(measured_by(metrics))}.</p>"
     )
 

@@ -45,6 +45,10 @@ def limits_of(method: str) -> tuple[str, ...]:
     return (*LIMITS, NOISE_LIMIT) if method in ANSWERS_WITH_NOISE else LIMITS
 
 
+INTERVAL = (
+    "[ ]: 95% interval of the change, by resampling what the images show (all images of one design "
+    "together)"
+)
 SCORE_LIMITS = (
     "Scores depend on their extractor: those of the built-in feature net are not comparable with "
     "published ones, nor FID and IS with sets of another size.",
@@ -138,17 +142,15 @@ def _cells(row: dict[str, Any], metric: Metric) -> tuple[str, str, str, str]:
     """Before, after, change with interval, noise level."""
     if "missing" in row:
         return "–", "–", row["missing"], ""
-    digits, (low, high) = metric.digits, row["interval"]
+    digits = metric.digits
     before, after = f"{row['before']:.{digits}f}", f"{row['after']:.{digits}f}"
     if "spread" in row:
         spread = [f" ± {value:.{digits}f}" for value in row["spread"]]
         before, after = before + spread[0], after + spread[1]
-    return (
-        before,
-        after,
-        f"{row['change']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]",
-        _value(row, "noise", metric),
-    )
+    change = f"{row['change']:+.{digits}f}"
+    if ends := row["interval"]:
+        change += " [{:+.{d}f}, {:+.{d}f}]".format(*ends, d=digits)
+    return before, after, change, _value(row, "noise", metric)
 
 
 def _value(row: dict[str, Any], name: str, metric: Metric) -> str:
@@ -172,8 +174,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     """Before and after for every set, as rich prints it."""
     table = Table(
         title=f"Completions against the truth, mask {metrics['mask']}, seed {metrics['seed']}",
-        caption=f"{measured_by(metrics)}; arrows point towards the truth; "
-        "[ ]: 95% interval of the change, by resampling the images",
+        caption=f"{measured_by(metrics)}; arrows point towards the truth; {INTERVAL}",
     )
     for heading in headings(metrics):
         table.add_column(heading, justify="left" if heading in ("Set", "Metric") else "right")
@@ -190,30 +191,38 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     return table
 
 
-def forgotten_share(cosine: dict[str, float]) -> float:
+def forgotten_share(cosine: dict[str, float]) -> float | None:
     """How far forget images went from where they were (0) to the noise level (1), from their mean
-    cosines `before`, `after` and `noise`.
+    cosines `before`, `after` and `noise`; None where the original does no better than noise, so
+    that there is nothing to see go.
     """
     way = cosine["before"] - cosine["noise"]
-    if way <= 0:  # the original could not complete them in the first place
-        return 1.0
+    if way <= 0:
+        return None
     return min(1.0, max(0.0, (cosine["before"] - cosine["after"]) / way))
 
 
 def verdict(metrics: dict[str, Any]) -> str:
-    """One sentence for people: what was kept, what was lost."""
-    retain, forget = (metrics["sets"][name]["cosine"] for name in ("retain", "forget"))
+    """Some words for people: what was kept, what was lost; of the forget set that lost least."""
+    sets = metrics["sets"]
+    retain = sets["retain"]["cosine"]
+    lost = [sets[name]["cosine"] for name in ("forget", "forget_uploads") if name in sets]
+    forget = min(lost, key=lambda cosine: forgotten_share(cosine) or 0.0)
     kept = retain["change"] >= -KEPT_WITHIN
-    share = forgotten_share(forget)
-    gone = share >= GONE
     first = "Retain images look as before" if kept else "Retain images changed"
-    second = (
-        "forget images come out as if the model saw only noise"
-        if gone
-        else f"forget images are {share:.0%} of the way to noise"
-    )
-    return (
+    share = forgotten_share(forget)
+    if share is None:
+        second = "the original completes forget images no better than noise, so nothing can be told"
+    elif share >= GONE:
+        second = "forget images come out as if the model saw only noise"
+    else:
+        second = f"forget images are {share:.0%} of the way to noise"
+    said = (
         f"{first}, and {second}: similarity to the truth went from {retain['before']:.2f} to "
         f"{retain['after']:.2f} on retain and from {forget['before']:.2f} to "
         f"{forget['after']:.2f} on forget images (noise gives {forget['noise']:.2f})."
     )
+    near = sets.get("neighbours", {}).get("cosine", {}).get("change", 0.0)
+    if kept and near < -KEPT_WITHIN:
+        said += f" The retain images nearest to what was forgotten lost {-near:.2f}."
+    return said

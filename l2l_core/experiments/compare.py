@@ -210,7 +210,9 @@ class _Bench:
 
     def measured(self, weights: Path) -> dict[str, Measured]:
         """What a model with these weights makes of each set."""
-        return self.measure(load_model(self.request.model, weights, device=self.device))
+        options = self.request.model_options
+        model = load_model(self.request.model, weights, device=self.device, **options)
+        return self.measure(model)
 
     def measure(self, model: ImageToImageModel) -> dict[str, Measured]:
         """What a model makes of each set."""
@@ -228,11 +230,11 @@ class _Bench:
         sets: dict[str, dict[str, Any]] = {}
         for name, images in self.images.items():
             both, seed = (self.before[name], after[name]), self.request.seed
-            table = compare(self.true[name], *both, seed, draws)
+            table = compare(self.true[name], *both, seed, draws, concepts=images.concepts)
             if self.never:
                 known = self.never[name].extracted.features
                 then, now = (cosine(m.extracted.features, known) for m in both)
-                table["reference"] = summary(then, now, seeded(seed, 23))
+                table["reference"] = summary(then, now, images.concepts, seeded(seed, 23))
             sets[name] = {"n": len(images)} | {m: _cell_of(r, when) for m, r in table.items()}
         return {"sets": sets}
 
@@ -254,7 +256,8 @@ def _cell_of(row: dict[str, Any], when: str) -> dict[str, Any]:
     if "spread" in row:
         cell["spread"] = row["spread"][when == "after"]
     if when == "after":
-        cell |= {"change": row["change"], "interval": list(row["interval"])}  # as JSON gives it
+        ends = row["interval"]
+        cell |= {"change": row["change"], "interval": list(ends) if ends else None}  # as in JSON
     return cell
 
 

@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
@@ -17,6 +18,8 @@ from l2l_core.config import UnlearnRequest, dump_json
 from l2l_core.files import write_atomically
 from l2l_core.jobs.runner import OnEvent, Stop, execute
 from l2l_core.jobs.store import Run, RunError, create_run
+from l2l_core.models.checkpoints import file_digest
+from l2l_core.registry import original_path
 from l2l_core.runtime import choose_device
 
 NOT_PART_OF_THE_RESULT = ("device", "preview_every", "checkpoint_every")
@@ -34,9 +37,11 @@ class Series:
     folder: Path
 
     def name_of(self, request: UnlearnRequest) -> str:
-        """The name of a request's run; the device makes no difference."""
-        asked = request.to_dict()
-        return digest({k: v for k, v in asked.items() if k not in NOT_PART_OF_THE_RESULT})
+        """The name of a request's run: what was asked and the weights it starts from, for files
+        that are replaced keep their names. The device makes no difference.
+        """
+        asked = {k: v for k, v in request.to_dict().items() if k not in NOT_PART_OF_THE_RESULT}
+        return digest(asked | {"original": _original_digest(request)})
 
     def find(self, request: UnlearnRequest) -> Run | None:
         """The request's run, in whatever state it is."""
@@ -128,6 +133,19 @@ class Series:
                 worker.join(timeout=0.2)
             on_progress(sum(self.done(r) is not None for r in requests))
         tasks.cancel_join_thread()
+
+
+def _original_digest(request: UnlearnRequest) -> str:
+    path = original_path(request.model, request.checkpoint)
+    if not (path and path.is_file()):  # a folder, or nothing yet: opening it will tell
+        return ""
+    found = path.stat()
+    return _file_digest(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=32)
+def _file_digest(path: Path, modified: int, size: int) -> str:
+    return file_digest(path)
 
 
 def _work(series: Series, device: str, tasks: Queue[dict[str, Any] | None], stop: Event) -> None:

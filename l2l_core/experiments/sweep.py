@@ -12,17 +12,17 @@ from typing import Any
 from rich.table import Table
 
 from l2l_core.config import ConfigError, UnlearnRequest, dump_json
-from l2l_core.evaluation.evaluate import LIMIT, MASK, evaluate, evaluation_sets
+from l2l_core.evaluation.evaluate import MASK, evaluate, evaluation_sets
 from l2l_core.evaluation.html_report import public_mask, public_request
 from l2l_core.experiments.pareto import pareto_front, pareto_page, point_of
 from l2l_core.experiments.series import Series, digest
 from l2l_core.files import write_atomically
-from l2l_core.jobs.runner import STEPWISE_LIMIT, OnEvent, Stop, measure
+from l2l_core.jobs.runner import OnEvent, Stop, measure, quick_limit
 from l2l_core.jobs.store import Run
 from l2l_core.masks import parse_mask
 from l2l_core.models import load_model, load_original
 from l2l_core.models.checkpoints import file_digest
-from l2l_core.registry import FAMILIES, gold_standard
+from l2l_core.registry import gold_standard
 from l2l_core.runtime import choose_device
 
 Axes = Mapping[str, Sequence[Any]]
@@ -121,7 +121,8 @@ def sweep_table(result: Mapping[str, Any]) -> Table:
     """The points as rich prints them; ● marks the Pareto front."""
     table = Table(
         title=f"Cosine with the truth lost, mask {result['mask']}",
-        caption=f"{result['extractor']}; ●: no other run has less drift and more damage",
+        caption=f"{result['extractor']}; ●: no other run that forgets the same, measured under the "
+        "same hole, has less drift and more damage",
     )
     for name in result["axes"]:
         table.add_column(name)
@@ -180,9 +181,8 @@ def measure_gold(
 def _evaluate_gold(request: UnlearnRequest, gold: Path, mask: str) -> dict[str, Any]:
     device = str(choose_device(request.device))
     before = load_original(request, device)
-    never = load_model(request.model, gold, device=device)
-    stepwise = FAMILIES[before.family].completion_steps is not None and mask == MASK
-    limit = STEPWISE_LIMIT if stepwise else LIMIT  # as many as runs are measured on
+    never = load_model(request.model, gold, device=device, **request.model_options)
+    limit = quick_limit(before.family)  # as many as runs are measured on
     sets = evaluation_sets(request, before.image_size, limit=limit)
     return evaluate(request, before, never, sets, mask)
 
@@ -193,6 +193,7 @@ def _gold_title(found: Mapping[str, Any], result: Mapping[str, Any]) -> str:
 
 def _gather(series: Series, points: Sequence[GridPoint], should_stop: Stop) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
+    alike: dict[Any, list[int]] = {}  # positions of what was measured on the same images and hole
     extractor = ""
     for point in points:
         entry = {"values": point.shown(), "run": series.name_of(point.request)}
@@ -203,9 +204,15 @@ def _gather(series: Series, points: Sequence[GridPoint], should_stop: Stop) -> d
             sets, extractor = metrics["sets"], metrics["extractor"]
             drift, damage = point_of(sets)
             counts = {name: sets[name]["n"] for name in ("retain", "forget")}
+            asked = point.request
+            aim = (point.mask, asked.model, asked.checkpoint, asked.forget)
+            alike.setdefault(aim, []).append(len(found))
             found.append(entry | {"retain_drift": drift, "forget_damage": damage, "n": counts})
-    measured = [i for i, point in enumerate(found) if "message" not in point]
-    front = pareto_front([_place(found[i]) for i in measured])
+    front = [
+        same[i]
+        for same in alike.values()
+        for i in pareto_front([_place(found[number]) for number in same])
+    ]
     shown = [point.shown() for point in points]
     return {
         "axes": {
@@ -215,7 +222,7 @@ def _gather(series: Series, points: Sequence[GridPoint], should_stop: Stop) -> d
         "mask": _said(list(dict.fromkeys(public_mask(point.mask) for point in points))),
         "extractor": extractor,
         "points": found,
-        "front": [measured[i] for i in front],
+        "front": sorted(front),
         "waiting": len(points) - len(found),
     }
 

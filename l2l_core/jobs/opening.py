@@ -57,5 +57,5 @@ def open_models(
     return (
         load_original(request, place),
         load_model(request.model, run.weights, device=place),
-        load_model(request.model, gold, device=place) if gold else None,
+        load_model(request.model, gold, device=place, **request.model_options) if gold else None,
     )

@@ -99,6 +99,11 @@ def describe_error(error: BaseException) -> str:
     return type(error).__name__ + "\n" + "".join(traceback.format_tb(error.__traceback__))
 
 
+def quick_limit(family: str) -> int:
+    """Most images of a set in the look at the end of a run."""
+    return LIMIT if FAMILIES[family].completion_steps is None else STEPWISE_LIMIT
+
+
 def unlearn(folder: str | Path | None = None, **settings: Any) -> Run:
     """Unlearn here and now: the settings of `UnlearnRequest`, e.g. forget=["builtin:flags"],
     steps=30.
@@ -126,8 +131,8 @@ def unlearn(folder: str | Path | None = None, **settings: Any) -> Run:
     return run
 
 
-def measure(run: Run, mask: str) -> dict[str, Any]:
-    """Measure a finished run again, under another hole.
+def measure(run: Run, mask: str, device: str | None = None) -> dict[str, Any]:
+    """Measure a finished run again, under another hole; on the run's device unless one is named.
 
     Raises:
         RunError: it has no weights.
@@ -135,10 +140,11 @@ def measure(run: Run, mask: str) -> dict[str, Any]:
     if not run.weights.is_file():
         raise RunError("This run has no weights to measure.")
     request = run.request
-    device = str(choose_device(request.device))
+    device = str(choose_device(device or request.device))
     before = load_original(request, device)
     after = load_model(request.model, run.weights, device=device)
-    sets = evaluation_sets(request, before.image_size, run.folder)
+    limit = quick_limit(before.family)
+    sets = evaluation_sets(request, before.image_size, run.folder, limit)
     return evaluate(request, before, after, sets, mask)
 
 
@@ -216,18 +222,14 @@ class _Session:
             return
         self.event("stage", text="Writing the weights")
         digest = self.save_weights()
-        if self.run.cancel_requested():
-            raise Stopped("cancelled", "Cancelled before it was measured.")
+        self.heed_cancel()
         self.event("stage", text="Measuring retain and forget images")
         trainer = self.trainer
-        one_pass = FAMILIES[trainer.student.family].completion_steps is None
-        sets = evaluation_sets(
-            self.request,
-            trainer.student.image_size,
-            self.run.folder,
-            limit=LIMIT if one_pass else STEPWISE_LIMIT,
+        limit = quick_limit(trainer.student.family)
+        sets = evaluation_sets(self.request, trainer.student.image_size, self.run.folder, limit)
+        metrics = evaluate(
+            self.request, trainer.teacher, trainer.student, sets, on_set=self.heed_cancel
         )
-        metrics = evaluate(self.request, trainer.teacher, trainer.student, sets)
         write_atomically(self.run.folder / "metrics.json", dump_json(metrics))
         self.event("metrics", text=verdict(metrics))
         self.event("end", status="done", message="")
@@ -236,6 +238,15 @@ class _Session:
         with suppress(OSError, RunError):  # it is done, whatever becomes of these
             self.run.checkpoint.unlink(missing_ok=True)
             write_report(self.run)
+
+    def heed_cancel(self) -> None:
+        """Leave if somebody asked for that while the run is measured.
+
+        Raises:
+            Stopped: somebody did.
+        """
+        if self.run.cancel_requested():
+            raise Stopped("cancelled", "Cancelled before it was measured.")
 
     def end(self, status: str, message: str) -> None:
         """The last word of an execution that did not finish."""
@@ -286,7 +297,7 @@ class _Session:
             "device": describe_device(self.trainer.device),
             "threads": torch.get_num_threads(),
             "precision": self.trainer.precision,
-            "model_before": state_digest(self.trainer.teacher.state_dict()),
+            "model_before": self.trainer.original_digest,
             "model_after": state_digest(self.trainer.student.state_dict()),
             "files": {name: file_digest(self.run.folder / name) for name in names}
             | {"weights/unlearned.safetensors": weights_digest},

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from l2l_core.config import ConfigError, UnlearnRequest
-from l2l_core.datasets import Batches, ImageSet, forgotten_ids, load_image_set
+from l2l_core.datasets import Batches, ImageSet, forgotten_ids, load_image_set, share_of
 from l2l_core.errors import PlainError
 from l2l_core.masks import draw_masks
 from l2l_core.models import load_original
 from l2l_core.models.base import ImageToImageModel
+from l2l_core.models.checkpoints import state_digest
 from l2l_core.models.layers import choose_attention
 from l2l_core.runtime import (
     accelerator_on,
@@ -49,6 +51,10 @@ FITTED = 8
 
 class NonFiniteLossError(PlainError, RuntimeError):
     """The loss or its gradient became NaN or infinite; nothing was updated with it."""
+
+
+class OtherOriginalError(PlainError, RuntimeError):
+    """A checkpoint belongs to a run that started from other weights."""
 
 
 class FrozenPartChangedError(PlainError, RuntimeError):
@@ -146,7 +152,7 @@ class Trainer:
             split=split,
             base=base,
             without=forgotten_ids(request.forget),
-        )
+        ).less(forget)
         return cls(request, model, forget, share_of(retain, request.retain_fraction, request.seed))
 
     def steps(self) -> Iterator[StepRecord]:
@@ -225,6 +231,7 @@ class Trainer:
         """Everything an exact resume needs."""
         return {
             "step": self.step,
+            "original": self.original_digest,
             "trained": {n: p.detach() for n, p in self.trained_parameters().items()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.accelerator.scaler and self.accelerator.scaler.state_dict(),
@@ -232,13 +239,27 @@ class Trainer:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            OtherOriginalError: that was with another original.
+        """
+        if state["original"] != self.original_digest:
+            raise OtherOriginalError(
+                "The weights this run started from have been replaced, so it cannot go on. "
+                "Start it anew."
+            )
         for name, parameter in self.trained_parameters().items():
             parameter.copy_(state["trained"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+
+    @cached_property
+    def original_digest(self) -> str:
+        """Of all parameters of the original."""
+        return state_digest(self.teacher.state_dict())
 
     def check_frozen_parts(self) -> None:
         """Compare all that the method does not train, bit for bit, with the original."""
@@ -313,15 +334,6 @@ class Trainer:
         losses = unlearning_loss(distance, forget_rows, self.method.sign * self.request.alpha)
         self.accelerator.backward(losses.total * weight)
         return torch.stack([losses.total, losses.retain, losses.forget]).detach() * weight
-
-
-def share_of(images: ImageSet, fraction: float, seed: int) -> ImageSet:
-    """A fraction of a set, at least one image, drawn by the seed, in its order."""
-    if fraction == 1:
-        return images
-    count = max(1, round(fraction * len(images)))
-    chosen = torch.randperm(len(images), generator=seeded(seed, 13))[:count]
-    return images.subset(chosen.sort().values.tolist())
 
 
 def learning_rate_at(step: int, request: UnlearnRequest) -> float:

@@ -3,8 +3,8 @@
 A masked autoencoder over 64×64 images in 8×8 patches that overlap by two pixels, on the built-in
 images. Holes are drawn as the studio uses them (random patches, centre, border, halves, brush
 strokes). Phase one fits pixels (L1 + L2). Phase two (`--sharpen --start WEIGHTS`) continues from
-phase one's weights with features of the built-in feature net and a patch discriminator beside the
-pixels, for edges a pixel loss leaves blurred.
+phase one's weights with features of the built-in feature net beside the pixels, for edges and eyes
+that a pixel loss leaves blurred.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from l2l_core.masks import draw_masks, parse_mask
 from l2l_core.models import load_model
 from l2l_core.models.layers import choose_attention
 from l2l_core.models.mae import MAEConfig, MAEView, MaskedAutoencoder
-from recipes.critic import Adversary
 from recipes.training import MASKS, Recipe, options, psnr
 
 KEPT = (8, 16, 24, 32, 40, 48, 56)  # few distinct lengths, so that compiled graphs are reused
@@ -43,7 +42,7 @@ class MAERecipe(Recipe[MaskedAutoencoder]):
     """Encoder and decoder together, on the pixels of hidden patches."""
 
     name = "mae-fluent.safetensors"
-    batch = 64
+    batch = 32
 
     def __init__(self, args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
@@ -56,8 +55,6 @@ class MAERecipe(Recipe[MaskedAutoencoder]):
         if args.sharpen:
             self.features = copy.deepcopy(load_feature_net()).to(self.device)
             self.features.input_size = self.size  # not enlarged: half the cost
-            self.adversary = Adversary(self.device)
-            self.parts |= self.adversary.parts
 
     def fresh_model(self) -> MaskedAutoencoder:
         """An untrained MAE."""
@@ -102,10 +99,7 @@ class MAERecipe(Recipe[MaskedAutoencoder]):
             with torch.autocast(self.device.type, torch.bfloat16):
                 distance = self.features.perceptual_distance(completed[:half], images[:half])
             losses["features"] = distance.mean()
-            losses |= self.adversary.step(completed, images)
-            strength = self.args.adversarial * min(1.0, self.step / 500)
             loss = loss + self.args.features * losses["features"]
-            loss = loss + strength * losses["adversarial"]
         return losses | {"loss": loss}
 
     def describe(self) -> dict[str, Any]:
@@ -125,9 +119,8 @@ class MAERecipe(Recipe[MaskedAutoencoder]):
 def main() -> None:
     """Parse options and train."""
     parser = options(__doc__, images=1_000_000, lr=1e-3)
-    parser.add_argument("--sharpen", action="store_true", help="phase two: features, adversary")
+    parser.add_argument("--sharpen", action="store_true", help="phase two: features, too")
     parser.add_argument("--features", type=float, default=0.1, help="weight in phase two")
-    parser.add_argument("--adversarial", type=float, default=0.02, help="weight in phase two")
     MAERecipe(parser.parse_args()).run()
 
 

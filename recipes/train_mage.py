@@ -5,7 +5,8 @@ several augmented versions at the start; after that only the transformer runs. I
 hidden tokens under holes as the studio uses them, half of the tokens being dropped as published, in
 every other batch none, as when it completes. Two things make few images enough: tokens start out as
 near to each other as their codes are, and codes about as near as the tokenizer's own error share
-the label.
+the label. What it has learned so is vague, so it ends with labels that are shared no more
+(`--start WEIGHTS --nearness 0.02`).
 """
 
 from __future__ import annotations
@@ -43,10 +44,6 @@ CONFIG = MAGEConfig(
 )
 
 
-NEARNESS = 0.5
-"""Squared distance of codes at which a label falls to 1/e; the tokenizer's mean error is 0.15."""
-
-
 class MAGERecipe(Recipe[MAGE]):
     """The transformer; the tokenizer is given and stays."""
 
@@ -67,7 +64,7 @@ class MAGERecipe(Recipe[MAGE]):
         model.vqgan.requires_grad_(False)
         super().__init__(args, model)
         book = self.model.vqgan.codebook.detach()
-        self.labels = (-torch.cdist(book, book).square() / NEARNESS).softmax(dim=1)
+        self.labels = (-torch.cdist(book, book).square() / args.nearness).softmax(dim=1)
         choose_attention(self.model, self.device)
         self.forward = torch.compile(self.scores) if args.compile else self.scores
         self.tokens = self.tokenized()
@@ -153,6 +150,13 @@ def main() -> None:
     parser = options(__doc__, images=800_000, lr=1e-3)
     parser.add_argument("--tokenizer", metavar="WEIGHTS", help="from recipes.train_vqgan")
     parser.add_argument("--versions", type=int, default=64_000, help="images tokenized ahead")
+    parser.add_argument(
+        "--nearness",
+        type=float,
+        default=0.5,
+        help="squared distance of codes at which a shared label falls to 1/e; "
+        "the tokenizer's mean error is 0.15",
+    )
     args = parser.parse_args()
     if not (args.tokenizer or args.start):
         parser.error("give --tokenizer, or --start with weights that hold one")

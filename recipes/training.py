@@ -45,7 +45,7 @@ class Recipe(ABC, Generic[Model]):
         self.args = args
         self.device = torch.device(args.device)
         self.generator = torch.Generator().manual_seed(args.seed)
-        self.train = TrainingImages("train", args.without)
+        self.train = TrainingImages("train", args.without, still=args.still)
         self.test = TrainingImages("test", args.without)
         self.model = model.to(self.device)
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
@@ -169,6 +169,7 @@ def options(description: str, images: int, lr: float) -> argparse.ArgumentParser
     parser.add_argument("out", help="folder for the state, the log and the weights")
     parser.add_argument("--without", metavar="GROUP", help="leave a group out (gold standard)")
     parser.add_argument("--start", metavar="WEIGHTS", help="begin with these weights")
+    parser.add_argument("--still", action="store_true", help="take emoji as they are, to end with")
     parser.add_argument("--images", type=int, default=images, help="training images in total")
     parser.add_argument("--lr", type=float, default=lr)
     parser.add_argument("--warmup", type=int, default=300, help="steps")

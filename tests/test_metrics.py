@@ -120,8 +120,13 @@ def test_half_samples_give_the_standard_error():
 
     expected = values.std().item() / 20
     for most in (1000, 50):
-        error = half_sample_errors(mean, 400, torch.Generator().manual_seed(0), 400, most)
+        draw = torch.Generator().manual_seed(0)
+        error = half_sample_errors(mean, torch.arange(400), draw, 400, most)
         assert error.item() == pytest.approx(expected, rel=0.15)
+    twice, draw = torch.arange(200).repeat_interleave(2), torch.Generator().manual_seed(0)
+    values = values[::2].repeat_interleave(2, dim=0)
+    error = half_sample_errors(mean, twice, draw, 400, 1000).item()
+    assert error == pytest.approx(values.std().item() / 200**0.5, rel=0.15)
 
 
 def test_psnr_and_ssim_look_into_the_hole_only():

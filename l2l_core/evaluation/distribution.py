@@ -108,7 +108,7 @@ def inception_score(logits: Tensor, seed: int) -> tuple[float, float]:
 
 def half_sample_errors(
     statistic: Callable[[Tensor], Tensor],
-    count: int,
+    concepts: Tensor,
     generator: torch.Generator,
     draws: int,
     most: int,
@@ -118,9 +118,14 @@ def half_sample_errors(
     A bootstrap without replacement: over random halves of the images a statistic varies as much as
     over fresh sets of all of them (parts smaller than half, where `most` says so, vary more, which
     is scaled away). Drawing with replacement would repeat images, and that alone moves FID and KID.
+    Images that show one concept, by `concepts` (N,), are drawn together.
     """
-    size = min(count // 2, most)
-    parts = [torch.randperm(count, generator=generator)[:size] for _ in range(draws)]
+    (_, place), count = concepts.unique(return_inverse=True), len(concepts)
+    size, several = min(count // 2, most), int(place.max()) + 1
+    parts = [
+        torch.randperm(several, generator=generator)[place].argsort(stable=True)[:size]
+        for _ in range(draws)
+    ]
     found = torch.stack([statistic(part) for part in parts])
     return found.std(dim=0) * (size / (count - size)) ** 0.5
 

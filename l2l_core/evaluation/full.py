@@ -209,15 +209,22 @@ def compare(
         paired: leave an image's own completion out of KID (`kid_apart`): right for small sets;
             False gives the published `kid`, for thousands of images.
     """
-    rows = _of_sets(true, before.extracted, after.extracted, seed, draws, paired)
+    if concepts is None:
+        concepts = torch.arange(len(true.features))
+    rows = _of_sets(true, before.extracted, after.extracted, concepts, seed, draws, paired)
     for metric, values in before.scores.items():
-        own = torch.arange(len(values)) if concepts is None else concepts
-        rows[metric] = summary(values, after.scores[metric], own, seeded(seed, 23))
+        rows[metric] = summary(values, after.scores[metric], concepts, seeded(seed, 23))
     return rows
 
 
 def _of_sets(
-    true: Extracted, before: Extracted, after: Extracted, seed: int, draws: int, paired: bool
+    true: Extracted,
+    before: Extracted,
+    after: Extracted,
+    concepts: Tensor,
+    seed: int,
+    draws: int,
+    paired: bool,
 ) -> dict[str, Any]:
     """Rows of the scores that a whole set has: FID, KID and Inception Score."""
     count, dimensions = true.features.shape
@@ -230,7 +237,7 @@ def _of_sets(
 
         everything = torch.arange(count)
         (then, *spread), (now, *spread_now) = (score(made, everything) for made in both)
-        error = half_sample_errors(values, count, seeded(seed, 25), draws, most)[2].item()
+        error = half_sample_errors(values, concepts, seeded(seed, 25), draws, most)[2].item()
         change = now - then
         found = {
             "before": then,

@@ -2,22 +2,20 @@
 
 A masked autoencoder over 64×64 images in 8×8 patches that overlap by two pixels, on the built-in
 images. Holes are drawn as the studio uses them (random patches, centre, border, halves, brush
-strokes). Phase one fits pixels (L1 + L2). Phase two (`--sharpen --start WEIGHTS`) continues from
-phase one's weights with features of the built-in feature net beside the pixels, for edges and eyes
-that a pixel loss leaves blurred.
+strokes). It fits pixels (L1 + L2); with features of the feature net beside them it painted dots
+that please that net alone. End with `--still --start WEIGHTS`: outlines come of many shifted
+pictures, details of the pictures as they are.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2l_core.evaluation.features import load_feature_net
 from l2l_core.masks import draw_masks, parse_mask
 from l2l_core.models import load_model
 from l2l_core.models.layers import choose_attention
@@ -52,9 +50,6 @@ class MAERecipe(Recipe[MaskedAutoencoder]):
         super().__init__(args, model)
         choose_attention(self.model, self.device)
         self.forward = torch.compile(self.predict) if args.compile else self.predict
-        if args.sharpen:
-            self.features = copy.deepcopy(load_feature_net()).to(self.device)
-            self.features.input_size = self.size  # not enlarged: half the cost
 
     def fresh_model(self) -> MaskedAutoencoder:
         """An untrained MAE."""
@@ -86,21 +81,13 @@ class MAERecipe(Recipe[MaskedAutoencoder]):
         return images.to(self.device), view.ids_keep.to(self.device), hidden.to(self.device)
 
     def losses(self) -> dict[str, Tensor]:
-        """Pixels of the hidden patches, and what sharpens them."""
+        """Pixels of the hidden patches."""
         images, ids_keep, hidden = self.draw()
         predicted = self.forward(images, ids_keep)
         error = (predicted - images) * hidden
         pixels = hidden.sum() * 3
         losses = {"l1": error.abs().sum() / pixels, "l2": error.square().sum() / pixels}
-        loss = losses["l1"] + 4 * losses["l2"]
-        if self.args.sharpen:
-            completed = predicted * hidden + images * (1 - hidden)
-            half = self.batch // 2  # enough to steer by, at half the cost
-            with torch.autocast(self.device.type, torch.bfloat16):
-                distance = self.features.perceptual_distance(completed[:half], images[:half])
-            losses["features"] = distance.mean()
-            loss = loss + self.args.features * losses["features"]
-        return losses | {"loss": loss}
+        return losses | {"loss": losses["l1"] + 4 * losses["l2"]}
 
     def describe(self) -> dict[str, Any]:
         """Family and sizes."""
@@ -119,8 +106,6 @@ class MAERecipe(Recipe[MaskedAutoencoder]):
 def main() -> None:
     """Parse options and train."""
     parser = options(__doc__, images=1_000_000, lr=1e-3)
-    parser.add_argument("--sharpen", action="store_true", help="phase two: features, too")
-    parser.add_argument("--features", type=float, default=0.1, help="weight in phase two")
     MAERecipe(parser.parse_args()).run()
 
 

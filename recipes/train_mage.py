@@ -38,7 +38,7 @@ CONFIG = MAGEConfig(
     decoder_depth=2,
     decoder_heads=2,
     choice_temperature=20.0,  # almost any order: the surest tokens are plain background
-    sampling_temperature=0.5,
+    sampling_temperature=0.8,
     spread_steps=True,
     steps=12,
 )

@@ -67,6 +67,9 @@ def test_config_flags_report_and_complete(request_settings, picture_folders, tmp
     )
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "0001-completed.png").size == (32, 32)
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    told = l2l("complete", picture, tmp_path / "broken.png", "--out", tmp_path)
+    assert told.returncode == 2 and "broken.png: " in told.stderr
     mask = l2l("complete", picture, "--mask", "circle:1", "--out", tmp_path)
     assert mask.returncode == 2 and "no mask" in mask.stderr
 

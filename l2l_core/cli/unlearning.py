@@ -168,7 +168,7 @@ def complete(
     import torch
 
     from l2l_core.evaluation.evaluate import BATCH
-    from l2l_core.images import read_image, to_pil, to_tensor
+    from l2l_core.images import ImageError, read_image, to_pil, to_tensor
     from l2l_core.masks import parse_mask
     from l2l_core.models import load_model
     from l2l_core.runtime import choose_device, seeded
@@ -178,7 +178,12 @@ def complete(
         model, checkpoint = found.request.model, found.weights
     options = given({"model_options": model_options}).get("model_options", {})
     network = load_model(model, checkpoint, device=str(choose_device(device)), **options)
-    pictures = [read_image(path).image for path in images]
+    pictures = []
+    for path in images:
+        try:
+            pictures.append(read_image(path).image)
+        except ImageError as error:
+            raise ImageError(f"{path.name}: {error}") from error
     tensors = to_tensor(pictures, network.image_size).to(network.device)
     hole = parse_mask(mask, network.image_size, seeded(seed, 30)).to(network.device)
     draws = seeded(seed, 31)

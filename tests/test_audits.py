@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from l2l_core.config import UnlearnRequest
 from l2l_core.datasets import load_image_set
+from l2l_core.evaluation.audit_report import audit_words
 from l2l_core.evaluation.features import load_feature_net
 from l2l_core.evaluation.full import representation_distances
 from l2l_core.evaluation.membership import auc, membership
@@ -57,6 +58,21 @@ def test_auc_at_its_ends():
     assert auc(low, low, generator())[0] == 0.5
     with pytest.raises(ValueError, match="both sides"):
         auc(low, low[:0], generator())
+
+
+@pytest.mark.parametrize(
+    ("gold", "words"),
+    [
+        (None, "in 70% of all pairs"),
+        (0.72, "no better than with a model that never saw"),  # the two sides differ by themselves
+        (0.55, "in 70% of all pairs"),
+    ],
+)
+def test_membership_is_read_against_the_gold_standard(gold, words):
+    models = {"unlearned": {"auc": 0.7, "interval": [0.6, 0.8]}}
+    if gold:
+        models["gold"] = {"auc": gold, "interval": [gold - 0.1, gold + 0.1]}
+    assert words in audit_words("membership", {"models": models})
 
 
 def test_membership_goes_by_how_far_an_image_moved(request_settings, tiny_mae, unlearned):

@@ -92,6 +92,9 @@ def test_a_run_does_not_go_on_from_other_weights(request_):
     other.teacher.decoder_pred.bias.data.add_(1)
     with pytest.raises(OtherOriginalError, match="replaced"):
         other.load_state_dict(state)
+    del state["original"]  # as an earlier version wrote it
+    with pytest.raises(OtherOriginalError, match="cannot be told"):
+        Trainer.from_request(request_).load_state_dict(state)
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,10 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
                     shown_now = Shown(wanted, _to_draw_on(answer))
                     yield html_compare.compared(view), html_compare.comparison(answer), shown_now
         except PlainError as error:
-            yield html.note(str(error), "problem"), "", Shown(canvas=before.canvas)
+            # Its own pictures stay beside the message, another run's do not.
+            same = before.request is not None and before.request.run_id == run_id
+            rest = (gr.skip(), gr.skip()) if same else ("", Shown())
+            yield html.note(str(error), "problem"), *rest
 
     def usual_steps(run_id: str | None, request: gr.Request) -> int | None:
         if not run_id:

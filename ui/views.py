@@ -123,7 +123,7 @@ def scores(metrics: dict[str, Any]) -> tuple[Score, ...]:
         fell = cosine["before"] - cosine["after"]
         if noise is not None:
             share = forgotten_share(cosine)
-            good = share is None or share >= MOSTLY_GONE
+            good = share is not None and share >= MOSTLY_GONE
             if share is None:
                 word = "never better than noise"
             elif share >= GONE:

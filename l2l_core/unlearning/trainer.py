@@ -244,10 +244,10 @@ class Trainer:
         Raises:
             OtherOriginalError: that was with another original.
         """
-        if state["original"] != self.original_digest:
+        if state.get("original") != self.original_digest:  # earlier versions did not write it
             raise OtherOriginalError(
-                "The weights this run started from have been replaced, so it cannot go on. "
-                "Start it anew."
+                "The weights this run started from have been replaced since, or cannot be told, so "
+                "it cannot go on. Start it anew."
             )
         for name, parameter in self.trained_parameters().items():
             parameter.copy_(state["trained"][name])

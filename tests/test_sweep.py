@@ -14,7 +14,7 @@ from l2l_core.cli import app, experiments
 from l2l_core.config import MASK_KINDS, NOISE_KINDS, ConfigError, UnlearnRequest, load_mapping
 from l2l_core.datasets import forgotten_ids
 from l2l_core.evaluation.evaluate import evaluate, evaluation_sets
-from l2l_core.experiments.pareto import pareto_front, pareto_page
+from l2l_core.experiments.pareto import pareto_front, pareto_page, point_of
 from l2l_core.experiments.series import Series
 from l2l_core.experiments.sweep import (
     grid,
@@ -52,12 +52,19 @@ def settings(request_settings):
         ([(0.1, 0.5), (0.1, 0.4), (0.2, 0.5)], [0]),
         # equals do not beat each other
         ([(0.1, 0.5), (0.1, 0.5)], [0, 1]),
-        # drift may be negative: retain got better
-        ([(-0.1, 0.1), (0.0, 0.1), (0.0, 0.2)], [0, 2]),
     ],
 )
 def test_pareto_front_by_hand(points, front):
     assert pareto_front(points) == front
+
+
+def test_retain_images_that_moved_towards_the_truth_drifted_too():
+    def point(retain, forget):
+        return point_of({"retain": {"cosine": {"change": retain}}, "forget": {"cosine": forget}})
+
+    assert point(-0.02, {"change": -0.3}) == (0.02, 0.3)
+    assert point(0.03, {"change": -0.3}) == (0.03, 0.3)
+    assert point(0.0, {"change": 0.1}) == (0.0, -0.1)
 
 
 def test_the_page_says_what_the_points_are():

@@ -140,7 +140,7 @@ def compare_methods(
 
     waiting = [name for name in runs if not is_measured(name)]
     if not waiting:
-        return result
+        return result | {"front": _front(result["rows"])}
     bench = _Bench(comparison, on_progress)
     result |= bench.describe() | comparison.describe_proxy()
     for name in waiting:
@@ -292,7 +292,7 @@ def compare_table(result: dict[str, Any]) -> Table:
                 *missing,
                 *_proxy_note(result),
                 "arrows point towards the truth: retain should stay there, forget should leave",
-                "●: no other run keeps retain as well and forgets as much, by cosine",
+                "●: no other run keeps retain as near to the original and forgets as much, by cosine",
             ]
         ),
     )

@@ -9,14 +9,15 @@ from typing import Any
 from l2l_core.models import assets_folder
 
 Point = tuple[float, float]
-"""(retain drift, forget damage): how much cosine with the truth retain and forget images lost. Good
-runs have little of the first and much of the second.
+"""(retain drift, forget damage): how far the mean cosine with the truth moved on retain images, up or
+down, for they are to be completed as before; and how much of it forget images lost. Good runs have
+little of the first and much of the second.
 """
 
 
 def point_of(sets: Mapping[str, Any]) -> Point:
     """The point of a measured run, from the sets of its metrics."""
-    return -sets["retain"]["cosine"]["change"], -sets["forget"]["cosine"]["change"]
+    return abs(sets["retain"]["cosine"]["change"]), -sets["forget"]["cosine"]["change"]
 
 
 def pareto_front(points: Sequence[Point]) -> list[int]:

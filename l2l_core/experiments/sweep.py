@@ -103,8 +103,9 @@ def sweep(
     if measured := _measured(result):
         names, places = [label_of(p["values"]) for p in measured], [_place(p) for p in measured]
         note = (
-            "Loss of cosine with the true image, mask "
-            f"{result['mask']}, {result['extractor']}; the dashed line joins what nothing beats."
+            "By cosine with the true image: how far it moved on retain images, how much of it forget "
+            f"images lost. Mask {result['mask']}, {result['extractor']}; the dashed line joins what "
+            "nothing beats."
         )
         never = {_gold_title(found, result): _place(found) for found in result["gold"]}
         page = pareto_page(f"Sweep over {', '.join(axes)}", names, places, note, never)
@@ -120,7 +121,7 @@ def runs_of(points: Sequence[GridPoint]) -> list[UnlearnRequest]:
 def sweep_table(result: Mapping[str, Any]) -> Table:
     """The points as rich prints them; ● marks the Pareto front."""
     table = Table(
-        title=f"Cosine with the truth lost, mask {result['mask']}",
+        title=f"Change of cosine with the truth, mask {result['mask']}",
         caption=f"{result['extractor']}; ●: no other run that forgets the same, measured under the "
         "same hole, has less drift and more damage",
     )
@@ -133,12 +134,12 @@ def sweep_table(result: Mapping[str, Any]) -> Table:
         if "message" in point:
             table.add_row(*values, "failed")
             continue
-        drift, damage = (f"{value:+.4f}" for value in _place(point))
+        drift, damage = (f"{value:.4f}" for value in _place(point))
         counts = [str(point["n"][name]) for name in ("retain", "forget")]
         mark = "●" if number in result["front"] else ""
         table.add_row(*values, drift, counts[0], damage, counts[1], mark)
     for found in result["gold"]:
-        drift, damage = (f"{value:+.4f}" for value in _place(found))
+        drift, damage = (f"{value:.4f}" for value in _place(found))
         counts = [str(found["n"][name]) for name in ("retain", "forget")]
         blanks = [""] * (len(result["axes"]) - 1)
         title = _gold_title(found, result)
@@ -149,7 +150,7 @@ def sweep_table(result: Mapping[str, Any]) -> Table:
 def measure_gold(
     series: Series, points: Sequence[GridPoint], weights: Path | None, should_stop: Stop
 ) -> list[dict[str, Any]]:
-    """What a model that never saw the forget images lost against the original, by mask, as runs are
+    """How a model that never saw the forget images differs from the original, by mask, as runs are
     measured: {mask, retain_drift, forget_damage, n}; on the images of the first point's request.
 
     Empty where there is no such model, or it is not the same for all points.

@@ -36,6 +36,7 @@ from l2l_core.evaluation.metrics import (
     nearest,
     psnr_in_hole,
     ssim_in_hole,
+    staying,
     summary,
 )
 from l2l_core.evaluation.perceptual import open_perceptual
@@ -163,6 +164,13 @@ def test_folding_norms_changes_nothing_but_the_time():
     fold_norms(net)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules())
     assert torch.allclose(net.embed(images), expected, atol=1e-4)
+
+
+def test_images_that_stay_by_hand():
+    #                     stays, went, half-way (went), never known, known just so and stays
+    before = torch.tensor([0.9, 0.9, 0.9, 0.45, 0.51])
+    after = torch.tensor([0.8, 0.5, 0.65, 0.45, 0.6])
+    assert staying(before, after, torch.full((5,), 0.4)) == {"known": 4, "stay": 2}
 
 
 @pytest.fixture

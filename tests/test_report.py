@@ -62,6 +62,20 @@ def test_the_verdict_tells_what_neighbours_lost():
     assert verdict(found).endswith("The retain images nearest to what was forgotten lost 0.06.")
 
 
+def test_the_verdict_counts_the_images_that_stay():
+    found = metrics(0.69, 0.41)
+    found["sets"]["forget"] |= {"known": 19, "stay": 1, "held_out": True}
+    assert "completed much as before" not in verdict(found)  # held out: nobody asked for these
+    found["sets"]["seen"] = {"known": 230, "stay": 6, "held_out": False}
+    told = "6 of 230 images to be forgotten are still completed much as before."
+    assert verdict(found).endswith(told)
+    found["sets"]["forget_uploads"] = {"cosine": found["sets"]["forget"]["cosine"], "known": 5}
+    found["sets"]["forget_uploads"] |= {"stay": 0}
+    assert "6 of 235 images" in verdict(found)
+    found["sets"]["seen"]["stay"] = 0
+    assert "completed much as before" not in verdict(found)
+
+
 # --- the table, the HTML report and the model card -------------------------------------------
 
 

@@ -146,10 +146,11 @@ def verdict(view: View) -> str:
     if not view.scores:
         return ""
     tiles = "".join(_score(score) for score in view.scores)
+    stay = f'<p class="l2l-stay">{escape(view.stay)}</p>' if view.stay else ""
     return (
-        f'<div class="l2l-scores">{tiles}</div><p class="l2l-fine">Mean cosine between completion '
-        f"and true image, {escape(view.extractor)}, hole in the centre. ↑ higher is closer to the "
-        "truth; forget should fall to its noise level, the others should stay.</p>"
+        f'<div class="l2l-scores">{tiles}</div>{stay}<p class="l2l-fine">Mean cosine between '
+        f"completion and true image, {escape(view.extractor)}, hole in the centre. ↑ higher is "
+        "closer to the truth; forget should fall to its noise level, the others should stay.</p>"
     )
 
 

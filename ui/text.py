@@ -166,9 +166,9 @@ ARROWS = (
 MAP_TITLE = "Map of the images"
 TRIED_TITLE = "Your runs that forget the same images"
 TRIED_HINT = (
-    "How far similarity to the truth moved on retain images, up or down (drift), against how much of "
-    "it forget images lost (damage): good runs are up and to the left; no other run beats those on "
-    "the dashed line. "
+    "How far similarity to the truth moved on retain images, up or down (drift), against how much "
+    "of it forget images lost (damage): good runs are up and to the left; no other run beats those "
+    "on the dashed line. "
     "From the look at the end of each run: cosine in the built-in feature net, hole in the centre."
 )
 DIFFERENCES_TITLE = "Differences between two runs"

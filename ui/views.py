@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from l2l_core.evaluation.report import GONE, KEPT_WITHIN, forgotten_share
+from l2l_core.evaluation.report import GONE, KEPT_WITHIN, forgotten_share, told_staying
 from l2l_core.jobs.queue import can_go_on
 from l2l_core.jobs.store import FINISHED, Run
 from l2l_core.models import FAMILIES, MODELS, family_of
@@ -55,6 +55,8 @@ class View:
     """(step, retain, forget)"""
     preview_step: int | None
     scores: tuple[Score, ...]
+    stay: str
+    """How many of the images to be forgotten are not, if any."""
     extractor: str
     stopping: bool
     has_weights: bool
@@ -89,6 +91,7 @@ def view(run: Run, ahead: int, worker_alive: bool) -> View:
         losses=tuple((e["step"], e["retain"], e["forget"]) for e in steps),
         preview_step=preview_steps[-1] if preview_steps else None,
         scores=scores(metrics) if metrics else (),
+        stay=told_staying(metrics) if metrics else "",
         extractor=metrics["extractor"] if metrics else "",
         stopping=stopping,
         has_weights=state.status in FINISHED and run.weights.is_file(),

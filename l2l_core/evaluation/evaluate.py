@@ -16,7 +16,8 @@ from torch import Tensor
 from l2l_core.config import UnlearnRequest
 from l2l_core.datasets import ImageSet, forgotten_ids, has_split, load_image_set, share_of
 from l2l_core.evaluation.features import EXTRACTOR, load_feature_net
-from l2l_core.evaluation.metrics import embed, nearest, psnr_in_hole, summary
+from l2l_core.evaluation.metrics import embed, nearest, psnr_in_hole, staying, summary
+from l2l_core.evaluation.report import FORGET_SETS
 from l2l_core.masks import parse_mask
 from l2l_core.models.base import ImageToImageModel
 from l2l_core.runtime import autocast, choose_precision, seeded
@@ -27,7 +28,6 @@ LIMIT = 256
 """Images of a set that are measured, drawn by the seed; enough for the mean, quick on a CPU."""
 CANDIDATES = 1024
 """Retain images among which the quick look seeks neighbours; the full table looks at all."""
-FORGET_SETS = ("forget", "forget_uploads", "seen")
 BATCH = 64
 """Images completed at once; part of what a seed means for models that draw while completing."""
 
@@ -140,7 +140,7 @@ def evaluate(
     For each set: n, `held_out`, and for `cosine` (completion against truth, in built-in features)
     and `psnr` (dB inside the hole) the means before and after, their change with a 95% bootstrap
     interval. For forget sets also `noise`, what the original model makes of noise in place of the
-    visible pixels: the level that tells nothing about the image.
+    visible pixels: the level that tells nothing about the image; and the counts of `staying`.
     """
     seed = request.seed
     hole = parse_mask(mask, before.image_size, seeded(seed, 20))
@@ -161,6 +161,7 @@ def evaluate(
             level = _scores(blind(before, truth, hole, request), truth, features, hole)
             for metric, values in level.items():
                 measured[name][metric]["noise"] = values.mean().item()
+            measured[name] |= staying(then["cosine"], now["cosine"], level["cosine"])
     return {"mask": mask, "seed": seed, "extractor": EXTRACTOR, "sets": measured}
 
 

@@ -26,7 +26,6 @@ from l2l_core.evaluation.distribution import (
 )
 from l2l_core.evaluation.evaluate import (
     BATCH,
-    FORGET_SETS,
     MASK,
     EvaluationSets,
     blind,
@@ -34,8 +33,9 @@ from l2l_core.evaluation.evaluate import (
     evaluation_sets,
 )
 from l2l_core.evaluation.extractors import Extracted, Extractor, open_extractor
-from l2l_core.evaluation.metrics import cosine, psnr_in_hole, ssim_in_hole, summary
+from l2l_core.evaluation.metrics import cosine, psnr_in_hole, ssim_in_hole, staying, summary
 from l2l_core.evaluation.perceptual import Perceptual, open_perceptual
+from l2l_core.evaluation.report import FORGET_SETS
 from l2l_core.masks import parse_mask
 from l2l_core.models.base import ImageToImageModel
 from l2l_core.runtime import autocast, choose_precision, seeded
@@ -129,9 +129,9 @@ def evaluate_full(
         {mask, seed, extractor, classes, perceptual, sets: {name: {n, held_out, metric: row}}}. A
         row has before, after, change and its 95% `interval` (bootstrap over concepts; for scores of
         whole sets ±1.96 standard errors over random halves); KID has its `spread` (before, after);
-        forget sets have `noise`, the level that tells nothing about the image. `embedding` names
-        the second extractor, if there is one. A row that cannot be measured is
-        {"missing": why}.
+        forget sets have `noise`, the level that tells nothing about the image, and beside their
+        rows the counts of `staying`. `embedding` names the second extractor, if there is one. A row
+        that cannot be measured is {"missing": why}.
 
     Raises:
         MaskError: a mask that cannot be read.
@@ -141,6 +141,7 @@ def evaluate_full(
     table: dict[str, dict[str, Any]] = {}
     for name, images in sets.named().items():
         truth = images.images()
+        counts: dict[str, int] = {}
         on_progress(f"{name}: {len(truth)} true images")
         true = tools.extract(truth)
         measured = []
@@ -167,7 +168,8 @@ def evaluate_full(
         if name in FORGET_SETS:
             noise = measure(blind(before, truth, hole, request), truth, true, hole, tools)
             add_values(rows, "noise", true, noise, request.seed)
-        table[name] = {"n": len(truth), "held_out": sets.is_held_out(name)} | rows
+            counts = staying(*(m.scores["cosine"] for m in (*measured, noise)))
+        table[name] = {"n": len(truth), "held_out": sets.is_held_out(name)} | rows | counts
     return {
         "mask": mask,
         "seed": request.seed,

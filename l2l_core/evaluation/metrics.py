@@ -11,6 +11,9 @@ from torchvision.transforms.functional import gaussian_blur
 
 from l2l_core.evaluation.features import FeatureNet
 
+TELLING = 0.1
+"""By how much cosines must differ for the eye to see that a completion knows its image."""
+
 
 @torch.no_grad()
 def embed(net: FeatureNet, images: Tensor, batch_size: int = 64) -> Tensor:
@@ -74,6 +77,17 @@ def confidence_interval(
     means = sums[index].sum(dim=1) / sizes[index].sum(dim=1)
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
+
+
+def staying(before: Tensor, after: Tensor, noise: Tensor) -> dict[str, int]:
+    """How many images are `known`, and how many of them `stay`, from cosines (N,) with the truth.
+
+    Known are those that the original completes better than what it makes of noise by at least
+    `TELLING`; of these stay those still nearer to where they were than to the noise level.
+    """
+    known = before - noise >= TELLING
+    stay = known & (after > (before + noise) / 2)
+    return {"known": int(known.sum()), "stay": int(stay.sum())}
 
 
 def summary(

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+FORGET_SETS = ("forget", "forget_uploads", "seen")
 SET_NAMES = {
     "retain": "Retain",
     "neighbours": "Nearest retain",
@@ -225,4 +226,18 @@ def verdict(metrics: dict[str, Any]) -> str:
     near = sets.get("neighbours", {}).get("cosine", {}).get("change", 0.0)
     if kept and near < -KEPT_WITHIN:
         said += f" The retain images nearest to what was forgotten lost {-near:.2f}."
-    return said
+    return " ".join(filter(None, [said, told_staying(metrics)]))
+
+
+def told_staying(metrics: dict[str, Any]) -> str:
+    """How many of the very images to be forgotten are not; nothing if all are, or none was told.
+
+    Held-out images like them do not count.
+    """
+    sets = metrics["sets"].items()
+    asked = [s for name, s in sets if name in FORGET_SETS and not s.get("held_out")]
+    stay, known = (sum(s.get(count, 0) for s in asked) for count in ("stay", "known"))
+    if not stay:
+        return ""
+    is_are = "is" if stay == 1 else "are"
+    return f"{stay} of {known} images to be forgotten {is_are} still completed much as before."

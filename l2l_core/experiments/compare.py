@@ -292,7 +292,7 @@ def compare_table(result: dict[str, Any]) -> Table:
                 *missing,
                 *_proxy_note(result),
                 "arrows point towards the truth: retain should stay there, forget should leave",
-                "●: no other run keeps retain as near to the original and forgets as much, by cosine",
+                "●: no other run moves retain as little and forgets as much, by cosine",
             ]
         ),
     )

@@ -9,9 +9,9 @@ from typing import Any
 from l2l_core.models import assets_folder
 
 Point = tuple[float, float]
-"""(retain drift, forget damage): how far the mean cosine with the truth moved on retain images, up or
-down, for they are to be completed as before; and how much of it forget images lost. Good runs have
-little of the first and much of the second.
+"""(retain drift, forget damage): how far the mean cosine with the truth moved on retain images, up
+or down, for they are to be completed as before; and how much of it forget images lost. Good runs
+have little of the first and much of the second.
 """
 
 

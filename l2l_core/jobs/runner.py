@@ -144,7 +144,7 @@ def measure(run: Run, mask: str, device: str | None = None) -> dict[str, Any]:
     before = load_original(request, device)
     after = load_model(request.model, run.weights, device=device)
     limit = quick_limit(before.family)
-    sets = evaluation_sets(request, before.image_size, run.folder, limit)
+    sets = evaluation_sets(request, before.image_size, run.folder, limit, seen=True)
     return evaluate(request, before, after, sets, mask)
 
 
@@ -226,7 +226,8 @@ class _Session:
         self.event("stage", text="Measuring retain and forget images")
         trainer = self.trainer
         limit = quick_limit(trainer.student.family)
-        sets = evaluation_sets(self.request, trainer.student.image_size, self.run.folder, limit)
+        size = trainer.student.image_size
+        sets = evaluation_sets(self.request, size, self.run.folder, limit, seen=True)
         metrics = evaluate(
             self.request, trainer.teacher, trainer.student, sets, on_set=self.heed_cancel
         )

@@ -46,18 +46,25 @@ def unlearned(tiny_mae):
 def test_auc_is_scikit_learns():
     positive = torch.randint(0, 6, (40,), generator=generator()) + 1.0  # with ties
     negative = torch.randint(0, 6, (25,), generator=generator()).float()
-    value, (low, high) = auc(positive, negative, generator())
+    apart = torch.arange(40), torch.arange(25)
+    value, (low, high) = auc(positive, negative, apart, generator())
     labels = [1] * 40 + [0] * 25
     assert value == pytest.approx(roc_auc_score(labels, torch.cat([positive, negative]).numpy()))
     assert 0.5 < low < value < high < 1
+    # Five pictures of each design say less than five designs.
+    together = torch.arange(40) // 5, torch.arange(25) // 5
+    wide = auc(positive.sort().values, negative.sort().values, together, generator())
+    assert wide[0] == value and wide[1][1] - wide[1][0] > 1.5 * (high - low)
 
 
 def test_auc_at_its_ends():
     low, high = torch.arange(5.0), torch.arange(5.0) + 10
-    assert auc(high, low, generator())[0] == 1 and auc(low, high, generator())[0] == 0
-    assert auc(low, low, generator())[0] == 0.5
+    each = torch.arange(5), torch.arange(5)
+    assert auc(high, low, each, generator()) == (1, (1, 1))
+    assert auc(low, high, each, generator()) == (0, (0, 0))
+    assert auc(low, low, each, generator())[0] == 0.5
     with pytest.raises(ValueError, match="both sides"):
-        auc(low, low[:0], generator())
+        auc(low, low[:0], each, generator())
 
 
 @pytest.mark.parametrize(
@@ -77,11 +84,11 @@ def test_membership_is_read_against_the_gold_standard(gold, words):
 
 def test_membership_goes_by_how_far_an_image_moved(request_settings, tiny_mae, unlearned):
     request = UnlearnRequest.from_dict(request_settings)
-    images = load_image_set([*request.forget, *request.retain], 32).images()
+    images = load_image_set([*request.forget, *request.retain], 32)
     hole = parse_mask("centre:0.5", 32)
-    moved, _ = representation_distances(tiny_mae, unlearned, images, hole, request)
-    order = moved.argsort(descending=True)
-    far, near = images[order[:4]], images[order[-4:]]
+    moved, _ = representation_distances(tiny_mae, unlearned, images.images(), hole, request)
+    order = moved.argsort(descending=True).tolist()
+    far, near = images.subset(order[:4]), images.subset(order[-4:])
     assert membership(request, tiny_mae, unlearned, far, near)["auc"] == 1
     assert membership(request, tiny_mae, unlearned, near, far)["auc"] == 0
     same = membership(request, tiny_mae, tiny_mae, far, near)

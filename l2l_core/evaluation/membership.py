@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from l2l_core.config import ConfigError, UnlearnRequest
+from l2l_core.datasets import ImageSet
 from l2l_core.errors import PlainError
 from l2l_core.evaluation.evaluate import MASK, EvaluationSets
 from l2l_core.evaluation.full import representation_distances
+from l2l_core.evaluation.metrics import middle_95, resampled
 from l2l_core.masks import parse_mask
 from l2l_core.models.base import ImageToImageModel
 from l2l_core.runtime import seeded
@@ -45,17 +47,16 @@ def membership_audit(
             "This audit needs unseen images of the kind that was forgotten: forget a built-in "
             "group or class folders, which keep some apart."
         )
-    members, unseen = sets.seen.images(), sets.forget.images()
     models = {"unlearned": after} | ({"gold": gold} if gold else {})
     found = {
-        name: membership(request, before, model, members, unseen, mask)
+        name: membership(request, before, model, sets.seen, sets.forget, mask)
         for name, model in models.items()
     }
     return {
         "mask": mask,
         "seed": request.seed,
-        "members": len(members),
-        "unseen": len(unseen),
+        "members": len(sets.seen),
+        "unseen": len(sets.forget),
         "models": {n: {key: row[key] for key in ("auc", "interval")} for n, row in found.items()},
     }
 
@@ -64,15 +65,15 @@ def membership(
     request: UnlearnRequest,
     before: ImageToImageModel,
     after: ImageToImageModel,
-    members: Tensor,
-    unseen: Tensor,
+    members: ImageSet,
+    unseen: ImageSet,
     mask: str = MASK,
 ) -> dict[str, Any]:
     """Can the distance ‖E(T(x)) − E0(T(x))‖² tell trained-on forget images from unseen ones?
 
     Args:
-        members: forget images (M, 3, H, W) that were unlearned.
-        unseen: images (U, 3, H, W) of the same kind that were not (the held-out side).
+        members: forget images that were unlearned.
+        unseen: images of the same kind that were not (the held-out side).
 
     Returns:
         {auc, interval, members, unseen}: the chance that an unlearned image moved farther than an
@@ -84,18 +85,22 @@ def membership(
     """
     hole = parse_mask(mask, before.image_size, seeded(request.seed, 20))
     of_members, of_unseen = (
-        representation_distances(before, after, images, hole, request)[0]
+        representation_distances(before, after, images.images(), hole, request)[0]
         for images in (members, unseen)
     )
-    value, interval = auc(of_members, of_unseen, seeded(request.seed, 23))
+    concepts = (members.concepts, unseen.concepts)
+    value, interval = auc(of_members, of_unseen, concepts, seeded(request.seed, 23))
     return {"auc": value, "interval": interval, "members": len(members), "unseen": len(unseen)}
 
 
 def auc(
-    positive: Tensor, negative: Tensor, generator: torch.Generator, draws: int = 1000
+    positive: Tensor,
+    negative: Tensor,
+    concepts: tuple[Tensor, Tensor],
+    generator: torch.Generator,
 ) -> tuple[float, tuple[float, float]]:
     """Area under the ROC curve of scores (P,) against (N,), ties counting half, and its 95%
-    bootstrap interval (both sides drawn again).
+    interval by bootstrap over the concepts (P,) and (N,) that the images of both sides show.
 
     Raises:
         ValueError: a side is empty.
@@ -104,13 +109,7 @@ def auc(
         raise PlainError("An AUC needs images on both sides: trained on, and unseen.")
     difference = positive.double().unsqueeze(1) - negative.double()
     wins = (difference > 0).double() + 0.5 * (difference == 0).double()  # (P, N)
-    drawn = []
-    for _ in range(draws):
-        rows, columns = (
-            torch.randint(len(side), (len(side),), generator=generator)
-            for side in (positive, negative)
-        )
-        drawn.append(wins[rows][:, columns].mean())
-    quantiles = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    low, high = torch.stack(drawn).quantile(quantiles).tolist()
-    return wins.mean().item(), (low, high)
+    rows, columns = (resampled(side, generator) for side in concepts)
+    won = (rows @ wins * columns).sum(dim=1)
+    drawn = won / (rows.sum(dim=1) * columns.sum(dim=1))
+    return wins.mean().item(), middle_95(drawn)

@@ -69,13 +69,22 @@ def confidence_interval(
     """95% interval of the mean of values (N,) by bootstrap over the concepts (N,) that the images
     show: a design in six skin tones says little more than in one (Field and Welsh, JRSS B 2007).
     """
+    weights = resampled(concepts, generator, draws)
+    return middle_95(weights @ values.double() / weights.sum(dim=1))
+
+
+def resampled(concepts: Tensor, generator: torch.Generator, draws: int = 1000) -> Tensor:
+    """How often each image (N,) comes up in each bootstrap draw over concepts: (draws, N)."""
     _, place = concepts.unique(return_inverse=True)
     count = int(place.max()) + 1
-    sums = torch.zeros(count, dtype=torch.float64).index_add(0, place, values.double())
-    sizes = place.bincount(minlength=count).double()
     index = torch.randint(count, (draws, count), generator=generator)
-    means = sums[index].sum(dim=1) / sizes[index].sum(dim=1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    times = torch.zeros(draws, count, dtype=torch.float64)
+    return times.scatter_add_(1, index, torch.ones_like(times))[:, place]
+
+
+def middle_95(drawn: Tensor) -> tuple[float, float]:
+    """The interval that holds the middle 95% of bootstrap draws (draws,)."""
+    low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 
 

@@ -16,9 +16,8 @@ SOURCE, STILL = 80, 64
 class TrainingImages:
     """One split of the built-in images, photographs taking a fixed share of the samples.
 
-    With `still`, emoji come as they are, at most mirrored and a pixel away: a small model that
-    never sees the same picture twice learns colours and outlines, and no eyes; one that always sees
-    the same learns them by heart (held-out PSNR fell after 300,000 images).
+    With `still`, emoji come as they are: a small model that never sees the same picture twice
+    learns colours and outlines, and no eyes.
     """
 
     def __init__(
@@ -63,19 +62,5 @@ class TrainingImages:
         images = images.clamp(1e-4, 1).pow(gamma)
         if self.still is not None:
             emoji = ~self.photo[picked]
-            images[emoji] = nudged(self.still[picked[emoji]], generator).float() / 255
+            images[emoji] = self.still[picked[emoji]].float() / 255
         return images, picked
-
-
-def nudged(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (B, C, S, S), mirrored or not and moved by -1, 0 or 1 pixel along each axis; no pixel
-    is blended with another, edges are repeated.
-    """
-    count, channels, side, _ = images.shape
-    moves = torch.randint(-1, 2, (2, count, 1), generator=generator)
-    rows, columns = (torch.arange(side) + moves).clamp(0, side - 1)
-    mirrored = torch.rand(count, 1, generator=generator) < 0.5
-    columns = torch.where(mirrored, side - 1 - columns, columns)
-    batch = torch.arange(count).view(-1, 1, 1, 1)
-    which = torch.arange(channels).view(1, -1, 1, 1)
-    return images[batch, which, rows[:, None, :, None], columns[:, None, None, :]]

@@ -353,7 +353,10 @@ def test_a_request_that_cannot_be_read_hides_its_run_alone(studio):
     for damage in ('{"forget": ["builtin:flags"], "speed": 3}', "{", "null"):
         (folder / "request.json").write_text(damage)
         assert [view.run_id for view in studio.history("me")] == [good]
-        assert studio.tried(good, "me") == []
+        assert [one.run_id for one in studio.unreadable("me")] == [bad]
+        assert studio.unreadable("you") == [] and studio.tried(good, "me") == []
         assert studio.submit(group_form(preset="quick"), "me") == good  # a double click
-    (folder / "request.json").unlink()
-    assert [view.run_id for view in studio.history("me")] == [good]
+    shown = html.runs(studio.history("me"), studio.unreadable("me"))
+    assert shown.count(f'data-run="{bad}"') == 1 and "request cannot be read" in shown
+    assert "Erased" in studio.erase(bad, "me")
+    assert studio.unreadable("me") == [] and not folder.exists()

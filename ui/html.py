@@ -15,7 +15,7 @@ from ui.catalogue import Card
 from ui.history import Difference, Differences
 from ui.plots import curves
 from ui.services import Health
-from ui.views import Score, View
+from ui.views import Score, Unreadable, View
 
 STATUS_WORDS = {
     "queued": "Waiting",
@@ -202,11 +202,19 @@ def downloads(view: View) -> str:
     )
 
 
-def runs(views: Sequence[View]) -> str:
+def runs(views: Sequence[View], unreadable: Sequence[Unreadable] = ()) -> str:
     """One's runs as cards; `assets/actions.js` reports which button was pressed."""
-    if not views:
+    if not views and not unreadable:
         return f'<div class="l2l-card l2l-fine">{text.NO_RUNS}</div>'
-    return "".join(_run(view) for view in views)
+    return "".join([_run(view) for view in views] + [_unreadable(one) for one in unreadable])
+
+
+def _unreadable(one: Unreadable) -> str:
+    erase = button("erase", "Erase", text.CONFIRM_ERASE, run=one.run_id)
+    return (
+        f'<article class="l2l-card l2l-run"><h3>{escape(one.title)}</h3>'
+        f"<p>{escape(one.problem)}</p><footer>{erase}</footer></article>"
+    )
 
 
 def _run(view: View) -> str:

@@ -33,7 +33,7 @@ from ui.checkpoints import OPENED, Checkpoints, Opened
 from ui.evaluations import Evaluation, Tried, aim_of, evaluation_of, tried
 from ui.form import Form, Order, check, given
 from ui.history import Differences, differences, form_of
-from ui.views import View
+from ui.views import Unreadable, View
 
 DOUBLE_CLICK_SECONDS = 5.0
 _REPORTS = {"report.html": to_html, "report.json": to_json}
@@ -169,6 +169,17 @@ class Studio:
         for run in self.store.runs(owner)[:LISTED]:
             with suppress(RunError):  # erased or damaged meanwhile
                 found.append(self._view(run))
+        return found
+
+    def unreadable(self, owner: str) -> list[Unreadable]:
+        """One's runs that can only be erased: damaged, or of another version; newest first."""
+        found = []
+        for run in self.store.runs(owner)[:LISTED]:
+            try:
+                self._view(run)
+            except RunError as error:
+                with suppress(RunError):  # erased meanwhile
+                    found.append(Unreadable(run.id, run.state.title, str(error)))
         return found
 
     def comparable(self, owner: str) -> list[View]:

@@ -53,7 +53,8 @@ def build_runs(studio: Studio) -> RunsTab:
         one: str | None, other: str | None, request: gr.Request
     ) -> tuple[str, gr.Dropdown, gr.Dropdown]:
         views = studio.history(owner(request))
-        return html.runs(views), run_choice(views, one, 1), run_choice(views, other)
+        cards = html.runs(views, studio.unreadable(owner(request)))
+        return cards, run_choice(views, one, 1), run_choice(views, other)
 
     def differ(one: str | None, other: str | None, request: gr.Request) -> str:
         try:

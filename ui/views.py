@@ -69,6 +69,15 @@ class View:
         return self.status not in FINISHED
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A run whose request cannot be read."""
+
+    run_id: str
+    title: str
+    problem: str
+
+
 def view(run: Run, ahead: int, worker_alive: bool) -> View:
     """Read a run's folder; `ahead` runs are taken before it."""
     state, request, events = run.state, run.request, run.events()

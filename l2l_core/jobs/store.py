@@ -87,7 +87,9 @@ class Run:
         except FileNotFoundError as error:
             raise RunError(GONE) from error
         except (ValueError, TypeError) as error:
-            raise RunError("This run's folder is damaged; its request cannot be read.") from error
+            raise RunError(
+                "This run is damaged or of another version; its request cannot be read."
+            ) from error
 
     @property
     def state(self) -> RunState:

@@ -220,7 +220,7 @@ def load_mapping(path: str | Path) -> dict[str, Any]:
 PRESETS: dict[str, dict[str, float]] = {
     "quick": {"steps": 0.5},
     "balanced": {"steps": 1},
-    "thorough": {"steps": 5, "alpha": 3},  # with time to restore retain images, α may weigh more
+    "thorough": {"steps": 3, "alpha": 2},  # with time to restore retain images, α may weigh more
 }
 """Named starting points, as multiples of the settings that suit the model."""
 

@@ -283,7 +283,7 @@ MODELS: dict[str, ModelSpec] = {
             "MAE Fluent",
             "7.7",
             gold={"builtin:flags": "mae-fluent-without-flags.safetensors"},
-            defaults={"alpha": 0.2, "learning_rate": 1e-3, "steps": 200, "batch_size": 16},
+            defaults={"alpha": 0.5, "learning_rate": 2.5e-3, "steps": 250, "batch_size": 16},
         ),
         _fluent(
             "mage",
@@ -298,7 +298,7 @@ MODELS: dict[str, ModelSpec] = {
             "Palette Fluent",
             "2.7",
             completion_steps=16,
-            defaults={"alpha": 0.3, "learning_rate": 1e-3, "steps": 400, "batch_size": 12},
+            defaults={"alpha": 0.6, "learning_rate": 1e-3, "steps": 1000, "batch_size": 6},
         ),
         _published_mae("base", "112"),
         _published_mae("large", "330"),

@@ -298,7 +298,7 @@ MODELS: dict[str, ModelSpec] = {
             "Palette Fluent",
             "2.7",
             completion_steps=16,
-            defaults={"alpha": 0.6, "learning_rate": 1e-3, "steps": 1000, "batch_size": 6},
+            defaults={"alpha": 0.3, "learning_rate": 1e-3, "steps": 1000, "batch_size": 6},
         ),
         _published_mae("base", "112"),
         _published_mae("large", "330"),

@@ -140,11 +140,12 @@ def _original_digest(request: UnlearnRequest) -> str:
     if not (path and path.is_file()):  # a folder, or nothing yet: opening it will tell
         return ""
     found = path.stat()
-    return _file_digest(path, found.st_mtime_ns, found.st_size)
+    # Files that replace each other within one tick of the clock differ in their inode.
+    return _file_digest(path, found.st_mtime_ns, found.st_size, found.st_ino)
 
 
 @lru_cache(maxsize=32)
-def _file_digest(path: Path, modified: int, size: int) -> str:
+def _file_digest(path: Path, modified: int, size: int, inode: int) -> str:
     return file_digest(path)
 
 

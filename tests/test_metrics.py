@@ -197,6 +197,10 @@ def test_the_quick_evaluation_is_what_its_parts_say(small):
         ):
             expected = values.mean().item()
             assert found["sets"]["forget"][metric][when] == pytest.approx(expected, abs=1e-3)
+    # Where nothing moved, whatever was known stays.
+    still = evaluate(request, before, before, sets)["sets"]["forget"]
+    assert still["stay"] == still["known"] == found["sets"]["forget"]["known"]
+    assert "stay" not in found["sets"]["retain"]
 
 
 def wide(images):
@@ -215,6 +219,8 @@ def test_the_full_table_is_reproducible_and_knows_its_limits(small):
     assert twice[0] == twice[1]
     assert twice[0]["extractor"] == "two means"
     forget = twice[0]["sets"]["forget"]
+    assert 0 <= forget["stay"] <= forget["known"] <= forget["n"]
+    assert "stay" not in twice[0]["sets"]["retain"]
     assert {
         "fid",
         "kid_apart",

@@ -347,7 +347,7 @@ def test_cards_say_what_a_model_is_and_what_is_missing():
         assert ("disabled" in shown) == (not card.ready) and "checked" in shown
 
 
-def test_a_request_that_cannot_be_read_hides_its_run_alone(studio):
+def test_a_run_whose_request_cannot_be_read_can_only_be_erased(studio):
     good, bad = (studio.submit(group_form(preset=p), "me") for p in ("quick", "balanced"))
     folder = studio.store.get(bad).folder
     for damage in ('{"forget": ["builtin:flags"], "speed": 3}', "{", "null"):
@@ -358,5 +358,9 @@ def test_a_request_that_cannot_be_read_hides_its_run_alone(studio):
         assert studio.submit(group_form(preset="quick"), "me") == good  # a double click
     shown = html.runs(studio.history("me"), studio.unreadable("me"))
     assert shown.count(f'data-run="{bad}"') == 1 and "request cannot be read" in shown
+    with pytest.raises(RunError, match="no such run"):
+        studio.erase(bad, "you")
+    (folder / "request.json").unlink()
+    assert [one.run_id for one in studio.unreadable("me")] == [bad]
     assert "Erased" in studio.erase(bad, "me")
     assert studio.unreadable("me") == [] and not folder.exists()

@@ -176,7 +176,7 @@ class Studio:
         found = []
         for run in self.store.runs(owner)[:LISTED]:
             try:
-                self._view(run)
+                _ = run.request
             except RunError as error:
                 with suppress(RunError):  # erased meanwhile
                     found.append(Unreadable(run.id, run.state.title, str(error)))

@@ -141,7 +141,6 @@ def evaluate_full(
     table: dict[str, dict[str, Any]] = {}
     for name, images in sets.named().items():
         truth = images.images()
-        counts: dict[str, int] = {}
         on_progress(f"{name}: {len(truth)} true images")
         true = tools.extract(truth)
         measured = []
@@ -168,8 +167,8 @@ def evaluate_full(
         if name in FORGET_SETS:
             noise = measure(blind(before, truth, hole, request), truth, true, hole, tools)
             add_values(rows, "noise", true, noise, request.seed)
-            counts = staying(*(m.scores["cosine"] for m in (*measured, noise)))
-        table[name] = {"n": len(truth), "held_out": sets.is_held_out(name)} | rows | counts
+            rows |= staying(*(m.scores["cosine"] for m in (*measured, noise)))
+        table[name] = {"n": len(truth), "held_out": sets.is_held_out(name)} | rows
     return {
         "mask": mask,
         "seed": request.seed,

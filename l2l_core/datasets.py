@@ -210,10 +210,11 @@ def augment(
     count, size = len(images), size or images.shape[-1]
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(count, generator=generator)
+        drawn = torch.rand(count, generator=generator, device=generator.device)
+        return (low + (high - low) * drawn).to(images.device)
 
     zoom, flip = uniform(*scale), torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
-    theta = torch.zeros(count, 2, 3)
+    theta = torch.zeros(count, 2, 3, device=images.device)
     theta[:, 0, 0], theta[:, 1, 1] = zoom * flip, zoom
     theta[:, 0, 2], theta[:, 1, 2] = uniform(-shift, shift), uniform(-shift, shift)
     grid = F.affine_grid(theta, [count, 3, size, size], align_corners=False)

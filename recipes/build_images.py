@@ -87,6 +87,22 @@ stay under the licence of their photograph.
 | Title | Author | Licence | Package | File |
 |---|---|---|---|---|
 {photographs}
+
+## Pictures trained on that are not here
+
+`recipes/build_more.py` adds these to what `mae-fluent`, `mage-fluent` and `palette-fluent` are
+trained on; none of them ships.
+
+| Pictures | Licence | Package |
+|---|---|---|
+| Microsoft Fluent Emoji, “modern” and “flat” | MIT | `@lobehub/fluent-emoji-modern@1.0.0`, \
+`@lobehub/fluent-emoji-flat@1.1.0` |
+| Noto Emoji, Copyright Google | Apache-2.0, flags public domain | \
+`emoji-datasource-google@16.0.0` |
+| Twemoji, Copyright Twitter, Inc and other contributors | \
+[CC-BY-4.0]({by}) | `emoji-datasource-twitter@16.0.0` |
+| Open Clip Art Library, without flags | public domain | Debian's `openclipart-png` |
+| more crops of the photographs above that are in the training split | as above | |
 """
 
 
@@ -141,37 +157,47 @@ def split_of(group: str, concept: str) -> str:
     return "test" if number % TEST_SHARE == 0 else "train"
 
 
-def emoji(work: Path) -> Iterator[tuple[BuiltinImage, Image.Image]]:
-    """Every emoji once, on white (some are in the package under two spellings)."""
+def emoji_names(work: Path) -> dict[str, BuiltinImage]:
+    """What emojibase says of every emoji of our groups, by its code."""
     folder = work / NAMES / "package"
     entries = json.loads((folder / "en" / "data.json").read_text(encoding="utf-8"))
     names = json.loads((folder / "meta" / "groups.json").read_text(encoding="utf-8"))
-    known: dict[str, tuple[str, str, str]] = {}
+    known: dict[str, BuiltinImage] = {}
     for entry in entries:
         if "group" not in entry:
             continue
         long_name = names["groups"][str(entry["group"])]
         group = SHORT_GROUPS.get(long_name, long_name)
         subgroup = names["subgroups"][str(entry["subgroup"])]
-        for form in (entry, *entry.get("skins", ())):
-            known[normalised_code(form["hexcode"])] = (form["label"], group, subgroup)
-    done = set()
-    for path in sorted((work / EMOJI / "package" / "assets").glob("*.webp")):
-        code = normalised_code(path.stem)
-        if code in done or code not in known or known[code][1] not in GROUPS:
+        if group not in GROUPS:
             continue
-        done.add(code)
-        label, group, subgroup = known[code]
-        concept = concept_of(label, group)
-        image = Image.open(path).convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        picture = Image.alpha_composite(white, image).convert("RGB")
-        picture = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-        about = BuiltinImage(code, label, group, subgroup, concept, split_of(group, concept))
-        yield about, picture
+        for form in (entry, *entry.get("skins", ())):
+            code, label = normalised_code(form["hexcode"]), form["label"]
+            concept = concept_of(label, group)
+            split = split_of(group, concept)
+            known[code] = BuiltinImage(code, label, group, subgroup, concept, split)
+    return known
 
 
-def photographs(work: Path) -> Iterator[tuple[BuiltinImage, Image.Image]]:
+def on_white(image: Image.Image, side: int) -> Image.Image:
+    """A picture with alpha, made square, on white, `side` pixels wide."""
+    image = image.convert("RGBA")
+    square = Image.new("RGBA", (max(image.size),) * 2, "white")
+    left, top = ((square.width - length) // 2 for length in image.size)
+    square.alpha_composite(image, (left, top))
+    return square.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+
+
+def emoji(work: Path) -> Iterator[tuple[BuiltinImage, Image.Image]]:
+    """Every emoji once (some are in the package under two spellings)."""
+    known = emoji_names(work)
+    for path in sorted((work / EMOJI / "package" / "assets").glob("*.webp")):
+        about = known.pop(normalised_code(path.stem), None)
+        if about:
+            yield about, on_white(Image.open(path), SIDE)
+
+
+def photographs(work: Path, crops: int) -> Iterator[tuple[BuiltinImage, Image.Image]]:
     """Square crops of every photograph at several scales."""
     for row in photo_table():
         folder = work / row["package"]
@@ -180,7 +206,7 @@ def photographs(work: Path) -> Iterator[tuple[BuiltinImage, Image.Image]]:
         photo.thumbnail((1024, 1024), Image.Resampling.LANCZOS)
         rng = random.Random(row["title"])
         short = min(photo.size)
-        for number in range(CROPS):
+        for number in range(crops):
             side = round(short * (1 if number == 0 else rng.uniform(max(0.3, SIDE / short), 0.9)))
             left, top = (rng.randint(0, length - side) for length in photo.size)
             crop = photo.crop((left, top, left + side, top + side))
@@ -196,9 +222,9 @@ def photographs(work: Path) -> Iterator[tuple[BuiltinImage, Image.Image]]:
             yield about, crop.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def pack(images: list[tuple[BuiltinImage, Image.Image]], path: Path) -> None:
+def pack(images: list[tuple[BuiltinImage, Image.Image]], path: Path, quality: int) -> None:
     """Write the archive: stored members in a fixed order with a fixed date."""
-    images.sort(key=lambda pair: (GROUPS.index(pair[0].group), pair[0].subgroup, pair[0].id))
+    images.sort(key=lambda p: (GROUPS.index(p[0].group), p[0].subgroup, p[0].id))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")
     with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
@@ -212,7 +238,7 @@ def pack(images: list[tuple[BuiltinImage, Image.Image]], path: Path) -> None:
         add("index.json", index.encode(), zipfile.ZIP_DEFLATED)
         for about, picture in images:
             buffer = io.BytesIO()
-            picture.save(buffer, "WEBP", quality=QUALITY, method=6)
+            picture.save(buffer, "WEBP", quality=quality, method=6)
             add(f"{about.id}.webp", buffer.getvalue())
     unfinished.replace(path)  # a studio that runs keeps reading the one it opened
 
@@ -226,6 +252,7 @@ def licences(work: Path) -> str:
     ]
     return LICENCES.format(
         emoji_package=NPM[0],
+        by=LICENCE_PAGES["CC-BY-4.0"],
         names_package=NPM[1],
         names_licence=(work / NAMES / "package" / "LICENSE").read_text(encoding="utf-8").strip(),
         photographs="\n".join(rows),
@@ -239,8 +266,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=assets_folder() / "builtin" / "images.zip")
     args = parser.parse_args()
     fetch(args.work)
-    images = [*emoji(args.work), *photographs(args.work)]
-    pack(images, args.out)
+    images = [*emoji(args.work), *photographs(args.work, CROPS)]
+    pack(images, args.out, QUALITY)
     args.out.with_name("LICENSES.md").write_text(licences(args.work), encoding="utf-8")
     for group in GROUPS:
         members = [about for about, _ in images if about.group == group]

@@ -1,66 +1,125 @@
-"""Training images for the recipes: the built-in set in memory, sampled evenly and augmented."""
+"""What the recipes draw from, held on the device they train on: images, and holes."""
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
+from PIL import Image
 from torch import Tensor
 
 from l2l_core.builtin import BuiltinImage, builtin_index, open_builtin
 from l2l_core.datasets import augment
 from l2l_core.images import to_bytes
+from l2l_core.masks import draw_masks
 
 SOURCE, STILL = 80, 64
 """Sides in pixels at which images are held before they are augmented, and where they are not."""
+PHOTO_SHARE, MORE_SHARE = 0.2, 0.25
+"""Of the samples: photographs, and the drawings of `recipes/build_more.py` where they are given."""
 
 
 class TrainingImages:
-    """One split of the built-in images, photographs taking a fixed share of the samples.
+    """One split of the built-in images, and `more` pictures if given.
 
-    With `still`, emoji come as they are: a small model that never sees the same picture twice
-    learns colours and outlines, and no eyes.
+    `still` is the share of emoji that come as they are: a small model that never sees the same
+    picture twice learns colours and outlines, and no eyes.
     """
 
     def __init__(
         self,
         split: str,
         without: str | None = None,
-        photo_share: float = 0.2,
-        still: bool = False,
+        still: float = 0.0,
+        more: Path | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.images: list[BuiltinImage] = [
-            i for i in builtin_index() if i.split == split and i.group != without
-        ]
-        self.pixels = to_bytes([open_builtin(i.id) for i in self.images], SOURCE)
-        self.photo = torch.tensor([i.group == "photos" for i in self.images])
-        self.still = to_bytes([open_builtin(i.id) for i in self.images], STILL) if still else None
-        concepts: dict[str, int] = {}
-        keys = [f"{i.group}/{i.concept}" for i in self.images]
-        for key in keys:
-            concepts[key] = concepts.get(key, 0) + 1
+        images = [i for i in builtin_index() if i.split == split and i.group != without]
+        pictures = [open_builtin(i.id) for i in images]
+        self.built_in = len(images)
+        self.still_share = still
+        still_pixels = to_bytes(pictures, STILL) if still else torch.empty(0, dtype=torch.uint8)
+        if more:
+            archive = zipfile.ZipFile(more)
+            entries = [BuiltinImage(**entry) for entry in json.loads(archive.read("index.json"))]
+            entries = [i for i in entries if i.split == split and i.group != without]
+            images += entries
+            for i in entries:
+                pictures.append(Image.open(io.BytesIO(archive.read(f"{i.id}.webp"))))
+        self.images = images
+        self.pixels = to_bytes(pictures, SOURCE).to(device)
+        self.still = still_pixels.to(device)
+        self.photo = torch.tensor([i.group == "photos" for i in images], device=device)
+        drawn = torch.arange(len(images)) >= self.built_in
+        kinds = ["photo" if i.group == "photos" else "more" if d else "emoji"
+                 for i, d in zip(images, drawn.tolist(), strict=True)]  # fmt: skip
+        shares = {"photo": PHOTO_SHARE, "more": MORE_SHARE if more else 0.0}
+        shares["emoji"] = 1 - sum(shares.values())
         # n skin tones of one design weigh √n, not n: else half of all samples are people.
-        weights = torch.tensor([concepts[key] ** -0.5 for key in keys], dtype=torch.float64)
-        photos = weights * self.photo
-        others = weights - photos
-        self.weights = (
-            photo_share * photos / photos.sum() + (1 - photo_share) * others / others.sum()
+        keys = [f"{kind}/{i.group}/{i.concept}" for kind, i in zip(kinds, images, strict=True)]
+        many = Counter(keys)
+        weights = [many[key] ** -0.5 for key in keys]
+        totals: Counter[str] = Counter()
+        for kind, weight in zip(kinds, weights, strict=True):
+            totals[kind] += weight  # type: ignore[assignment]
+        self.weights = torch.tensor(
+            [shares[k] * w / totals[k] for k, w in zip(kinds, weights, strict=True)],
+            dtype=torch.float64,
+            device=device,
         )
 
     def batch(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(images (count, 3, size, size) in [0, 1], their positions in `self.images`).
 
-        Flipped, shifted, scaled, made lighter or darker; photographs are cropped harder, emoji
-        left alone if they are to be `still`.
+        Flipped, shifted, scaled, made lighter or darker; photographs are cropped harder, a share
+        of the emoji left alone if there is one to be `still`.
         """
         picked = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         pixels = self.pixels[picked].float() / 255
-        images = torch.empty(count, 3, size, size)
+        device = pixels.device
+        images = torch.empty(count, 3, size, size, device=device)
         for photo, scale, shift in ((True, (0.55, 1.0), 0.2), (False, (0.96, 1.05), 0.03)):
             rows = self.photo[picked] == photo
             if rows.any():
                 images[rows] = augment(pixels[rows], generator, scale, shift, size)
-        gamma = 0.92 + 0.17 * torch.rand(count, 1, 1, 1, generator=generator)
+        gamma = 0.92 + 0.17 * torch.rand(count, 1, 1, 1, generator=generator, device=device)
         images = images.clamp(1e-4, 1).pow(gamma)
-        if self.still is not None:
-            emoji = ~self.photo[picked]
-            images[emoji] = self.still[picked[emoji]].float() / 255
+        if self.still_share:
+            still = ~self.photo[picked] & (picked < self.built_in)
+            still &= torch.rand(count, generator=generator, device=device) < self.still_share
+            images[still] = self.still[picked[still]].float() / 255
         return images, picked
+
+
+class TrainingMasks:
+    """Holes of the given kinds, drawn once and dealt turned and mirrored: drawing them takes longer
+    than a step does on a GPU.
+    """
+
+    held = 2**15
+
+    def __init__(
+        self, kinds: Sequence[str], size: int, count: int, cell: int, generator: torch.Generator
+    ) -> None:
+        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+        drawing = torch.Generator().manual_seed(seed)
+        self.cell = cell
+        sets = [
+            draw_masks(kinds, count, size, cell, drawing)[:, ::cell, ::cell]
+            for _ in range(max(64, self.held // count))
+        ]
+        self.sets = torch.stack(sets).to(generator.device)  # (sets, count, grid, grid)
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """One set (count, size, size): one kind and one ratio, as `draw_masks` gives."""
+        device = generator.device
+        number, turn, mirror = torch.randint(2**31, (3,), generator=generator, device=device)
+        cells = self.sets[int(number) % len(self.sets)]
+        cells = cells.transpose(1, 2) if turn % 2 else cells
+        cells = cells.flip(2) if mirror % 2 else cells
+        return cells.repeat_interleave(self.cell, dim=1).repeat_interleave(self.cell, dim=2)

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2l_core.masks import draw_masks, parse_mask
+from l2l_core.masks import parse_mask
 from l2l_core.models import load_model
 from l2l_core.models.layers import choose_attention
 from l2l_core.models.mae import MAEConfig, MAEView, MaskedAutoencoder
-from recipes.training import MASKS, Recipe, options, psnr
+from recipes.training import Recipe, options, psnr
 
 KEPT = (8, 16, 24, 32, 40, 48, 56)  # few distinct lengths, so that compiled graphs are reused
 CONFIG = MAEConfig(
@@ -48,6 +48,7 @@ class MAERecipe(Recipe[MaskedAutoencoder]):
         if args.start:
             model.load_state_dict(load_model("mae-fluent", args.start).state_dict())
         super().__init__(args, model)
+        self.holes = self.masks(self.batch, self.model.cell)
         choose_attention(self.model, self.device)
         self.forward = torch.compile(self.predict) if args.compile else self.predict
 
@@ -70,15 +71,16 @@ class MAERecipe(Recipe[MaskedAutoencoder]):
         """A batch, its visible patches (B, V), V in KEPT, and its hidden pixels (B, 1, H, W)."""
         grid = self.model.grid
         images, _ = self.train.batch(self.batch, self.size, self.generator)
-        masks = draw_masks(MASKS, self.batch, self.size, self.model.cell, self.generator)
-        view = self.model.draw_view(images, masks, self.generator)
+        view = self.model.draw_view(images, self.holes.draw(self.generator), self.generator)
         keep = max((k for k in KEPT if k <= view.ids_keep.shape[1]), default=KEPT[0])
-        order = torch.rand(view.ids_keep.shape, generator=self.generator).argsort(dim=1)[:, :keep]
+        shuffle = torch.rand(view.ids_keep.shape, generator=self.generator, device=self.device)
+        order = shuffle.argsort(dim=1)[:, :keep]
         view = MAEView(view.ids_keep.gather(1, order.sort(dim=1).values))
-        visible = torch.zeros(self.batch, grid**2).scatter(1, view.ids_keep, 1.0)
+        visible = torch.zeros(self.batch, grid**2, device=self.device)
+        visible = visible.scatter(1, view.ids_keep, 1.0)
         visible = visible.view(self.batch, 1, grid, grid)
         hidden = 1 - F.interpolate(visible, scale_factor=self.model.cell, mode="nearest")
-        return images.to(self.device), view.ids_keep.to(self.device), hidden.to(self.device)
+        return images, view.ids_keep, hidden
 
     def losses(self) -> dict[str, Tensor]:
         """Pixels of the hidden patches."""

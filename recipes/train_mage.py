@@ -5,8 +5,7 @@ several augmented versions at the start; after that only the transformer runs. I
 hidden tokens under holes as the studio uses them, half of the tokens being dropped as published, in
 every other batch none, as when it completes. Two things make few images enough: tokens start out as
 near to each other as their codes are, and codes about as near as the tokenizer's own error share
-the label. What it has learned so is vague, so it ends with labels that are shared no more
-(`--start WEIGHTS --nearness 0.02`).
+the label, fewer and fewer of them as the run goes on: what is learned so is vague.
 """
 
 from __future__ import annotations
@@ -18,25 +17,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l2l_core.masks import draw_masks, parse_mask
+from l2l_core.masks import parse_mask
 from l2l_core.models.checkpoints import read_checkpoint
 from l2l_core.models.layers import choose_attention
 from l2l_core.models.mage import MAGE, MAGEView
 from l2l_core.models.mage_config import MAGEConfig
 from recipes.train_vqgan import CONFIG as VQGAN_CONFIG
-from recipes.training import MASKS, Recipe, options, psnr
+from recipes.training import Recipe, options, psnr
 
 CONFIG = MAGEConfig(
     vqgan=VQGAN_CONFIG,
     grid=16,
     vocabulary=VQGAN_CONFIG.codes + 2,
     class_id=VQGAN_CONFIG.codes,
-    width=192,
+    width=256,
     depth=4,
-    heads=3,
-    decoder_width=128,
-    decoder_depth=2,
-    decoder_heads=2,
+    heads=4,
+    decoder_width=192,
+    decoder_depth=3,
+    decoder_heads=3,
     choice_temperature=20.0,  # almost any order: the surest tokens are plain background
     sampling_temperature=0.8,
     spread_steps=True,
@@ -53,18 +52,19 @@ class MAGERecipe(Recipe[MAGE]):
     def __init__(self, args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
         model = self.fresh_model()
-        state, description = read_checkpoint(Path(args.tokenizer or args.start))
-        if description.get("network") == "VQGAN":
-            model.vqgan.load_state_dict(state)
+        state, description = read_checkpoint(Path(args.start or args.tokenizer))
         if args.start:
-            state = read_checkpoint(Path(args.start))[0]
             model.load_state_dict({k: v.float() for k, v in state.items()})
         else:
+            prefix = "" if description.get("network") == "VQGAN" else "vqgan."
+            found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            model.vqgan.load_state_dict(found)
             self.embed_codes(model)
         model.vqgan.requires_grad_(False)
         super().__init__(args, model)
         book = self.model.vqgan.codebook.detach()
-        self.labels = (-torch.cdist(book, book).square() / args.nearness).softmax(dim=1)
+        self.distances = torch.cdist(book, book).square()
+        self.holes = self.masks(self.batch, self.model.cell)
         choose_attention(self.model, self.device)
         self.forward = torch.compile(self.scores) if args.compile else self.scores
         self.tokens = self.tokenized()
@@ -92,13 +92,13 @@ class MAGERecipe(Recipe[MAGE]):
         """Token ids (versions, L) of augmented training images, kept in OUT/tokens.pt."""
         path = self.out / "tokens.pt"
         if path.exists():
-            return torch.load(path, weights_only=True)
+            return torch.load(path, weights_only=True, map_location=self.device)
         parts = []
         for _ in range(self.args.versions // self.batch):
             images, _ = self.train.batch(self.batch, self.size, self.generator)
             with torch.autocast(self.device.type, torch.bfloat16):
-                features = self.model.vqgan.encoder(images.to(self.device)).float()
-            parts.append(self.model.vqgan.nearest_codes(features).short().cpu())
+                features = self.model.vqgan.encoder(images).float()
+            parts.append(self.model.vqgan.nearest_codes(features).short())
         tokens = torch.cat(parts)
         torch.save(tokens, path)
         return tokens
@@ -110,22 +110,28 @@ class MAGERecipe(Recipe[MAGE]):
             scores = self.model.decode(self.model.encode(ids, view)[0], view)
         return scores[:, 1:, : VQGAN_CONFIG.codes].float()
 
+    def nearness(self) -> float:
+        """Squared distance of codes at which a shared label falls to 1/e, falling evenly in log."""
+        first, last = self.args.nearness
+        return float(first * (last / first) ** self.progress())
+
     def losses(self) -> dict[str, Tensor]:
         """Cross-entropy of the hidden tokens, against labels that near codes share."""
-        picked = torch.randint(len(self.tokens), (self.batch,), generator=self.generator)
+        drawing = {"generator": self.generator, "device": self.device}
+        picked = torch.randint(len(self.tokens), (self.batch,), **drawing)
         ids = self.tokens[picked].long()
-        masks = draw_masks(MASKS, self.batch, self.size, self.model.cell, self.generator)
+        masks = self.holes.draw(self.generator)
         view = self.model.draw_view(ids, masks, self.generator)
         if self.step % 2:
             # As in decoding: nothing dropped, and any share of the hole already settled.
-            share = torch.rand(self.batch, 1, generator=self.generator) ** 0.5
-            settled = torch.rand(ids.shape, generator=self.generator) > share
+            share = torch.rand(self.batch, 1, **drawing) ** 0.5
+            settled = torch.rand(ids.shape, **drawing) > share
             hidden = self.model.hidden_tokens(masks)
-            everything = torch.arange(ids.shape[1]).expand_as(ids)
+            everything = torch.arange(ids.shape[1], device=self.device).expand_as(ids)
             view = MAGEView(everything, hidden & ~(settled & hidden))
-        view, ids = view.to(self.device), ids.to(self.device)
         scores = self.forward(ids, view.ids_keep, view.unknown)
-        loss = -(self.labels[ids] * scores.log_softmax(dim=2)).sum(dim=2)
+        labels = (-self.distances / self.nearness()).softmax(dim=1)
+        loss = -(labels[ids] * scores.log_softmax(dim=2)).sum(dim=2)
         right = (scores.argmax(dim=2) == ids)[view.unknown].float().mean()
         unknown = view.unknown.float()
         return {"loss": (loss * unknown).sum() / unknown.sum(), "right": right}
@@ -148,14 +154,16 @@ class MAGERecipe(Recipe[MAGE]):
 def main() -> None:
     """Parse options and train."""
     parser = options(__doc__, images=800_000, lr=1e-3)
-    parser.add_argument("--tokenizer", metavar="WEIGHTS", help="from recipes.train_vqgan")
+    parser.add_argument("--tokenizer", metavar="WEIGHTS", help="from recipes.train_vqgan, or MAGE")
     parser.add_argument("--versions", type=int, default=64_000, help="images tokenized ahead")
     parser.add_argument(
         "--nearness",
         type=float,
-        default=0.5,
-        help="squared distance of codes at which a shared label falls to 1/e; "
-        "the tokenizer's mean error is 0.15",
+        nargs=2,
+        default=(0.5, 0.02),
+        metavar=("FIRST", "LAST"),
+        help="squared distance of codes at which a shared label falls to 1/e, as the run begins "
+        "and as it ends; the tokenizer's mean error is 0.15",
     )
     args = parser.parse_args()
     if not (args.tokenizer or args.start):

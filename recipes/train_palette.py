@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l2l_core.masks import draw_masks, parse_mask
+from l2l_core.masks import parse_mask
 from l2l_core.models.palette import Palette, PaletteView, open_palette
 from l2l_core.models.palette_config import PaletteConfig
 from l2l_core.models.palette_sampling import Diffusion
 from l2l_core.runtime import seeded
-from recipes.training import MASKS, Recipe, options, psnr
+from recipes.training import Recipe, options, psnr
 
 CELLS = (4, 8, 8, 8)
 """Each quarter of a batch has holes of one kind, in whole cells of this many pixels."""
@@ -65,6 +65,8 @@ class PaletteRecipe(Recipe[Palette]):
             model = self.fresh_model()
             nn.init.zeros_(model.unet.conv_out.weight)
         super().__init__(args, model)
+        share = self.batch // len(CELLS)
+        self.holes = [self.masks(share, cell) for cell in CELLS]
         self.forward = torch.compile(self.predict) if args.compile else self.predict
 
     def fresh_model(self) -> Palette:
@@ -83,17 +85,16 @@ class PaletteRecipe(Recipe[Palette]):
     def draw(self) -> tuple[Tensor, PaletteView]:
         """A batch and everything random about it."""
         images, _ = self.train.batch(self.batch, self.size, self.generator)
-        share = self.batch // len(CELLS)
-        masks = [draw_masks(MASKS, share, self.size, cell, self.generator) for cell in CELLS]
-        sigmas = torch.randn(self.batch, generator=self.generator) * SIGMA_SPREAD
+        masks = torch.cat([holes.draw(self.generator) for holes in self.holes])
+        drawing = {"generator": self.generator, "device": self.device}
+        sigmas = torch.randn(self.batch, **drawing) * SIGMA_SPREAD
         gammas = 1 / (1 + (SIGMA_MEDIAN * sigmas.exp()).clamp(*SIGMAS).square())
-        condition, noise = torch.randn(2, *images.shape, generator=self.generator)
+        condition, noise = torch.randn(2, *images.shape, **drawing)
         last = slice(None, None, len(CELLS))  # a quarter: as sampling starts, from noise alone
         gammas[last] = LAST_GAMMA
         clean = 2 * images[last] - 1
         noise[last] = (condition[last] - LAST_GAMMA**0.5 * clean) / (1 - LAST_GAMMA) ** 0.5
-        view = PaletteView(torch.cat(masks).unsqueeze(1), gammas, condition, noise)
-        return images.to(self.device), view.to(self.device)
+        return images, PaletteView(masks.unsqueeze(1), gammas, condition, noise)
 
     def losses(self) -> dict[str, Tensor]:
         """The weighted error of the predicted noise, and the plain one, as means over the hole."""

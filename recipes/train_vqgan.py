@@ -61,11 +61,10 @@ class TokenizerRecipe(Recipe[VQGAN]):
     def losses(self) -> dict[str, Tensor]:
         """Reconstruction, commitment, features and adversary."""
         images, _ = self.train.batch(self.batch, self.size, self.generator)
-        images = images.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
             features = self.model.encoder(images).float()
         if self.step == 0 and not self.args.start:
-            self.restart(torch.ones(CONFIG.codes, dtype=torch.bool), features)
+            self.restart(torch.ones_like(self.usage.idle).bool(), features)
         ids = self.model.nearest_codes(features.detach())
         codes = F.embedding(ids, self.model.codebook).transpose(1, 2).reshape_as(features)
         passed = features + (codes - features).detach()
@@ -104,10 +103,10 @@ class TokenizerRecipe(Recipe[VQGAN]):
         nearest code.
         """
         flat = features.transpose(0, 1).flatten(1).T
-        error = torch.cdist(flat, self.model.codebook).amin(dim=1).square().cpu()
+        error = torch.cdist(flat, self.model.codebook).amin(dim=1).square()
         picked = torch.multinomial(error, int(which.sum()), generator=self.generator)
-        self.model.codebook[which] = flat[picked.to(flat.device)]
-        self.average["quantize.embedding.weight"][which] = flat[picked.to(flat.device)]
+        self.model.codebook[which] = flat[picked]
+        self.average["quantize.embedding.weight"][which] = flat[picked]
         self.usage.idle[which] = 0
 
     @torch.no_grad()

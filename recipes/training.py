@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2l_core.models.checkpoints import save_weights
-from recipes.sampling import TrainingImages
+from recipes.sampling import TrainingImages, TrainingMasks
 
 MASKS = ("random", "centre", "centre", "border", "half", "brush")
 """Kinds of hole, as often as they are drawn in training."""
@@ -34,7 +34,7 @@ class Recipe(ABC, Generic[Model]):
 
     name: ClassVar[str]
     """File name of the weights."""
-    batch: ClassVar[int]
+    batch: int
     size: ClassVar[int] = 64
     betas: ClassVar[tuple[float, float]] = (0.9, 0.95)
     weight_decay: ClassVar[float] = 0.05
@@ -44,8 +44,9 @@ class Recipe(ABC, Generic[Model]):
     def __init__(self, args: argparse.Namespace, model: Model) -> None:
         self.args = args
         self.device = torch.device(args.device)
-        self.generator = torch.Generator().manual_seed(args.seed)
-        self.train = TrainingImages("train", args.without, still=args.still)
+        self.batch = args.batch or self.batch
+        self.generator = torch.Generator(self.device).manual_seed(args.seed)
+        self.train = TrainingImages("train", args.without, args.still, args.more, self.device)
         self.test = TrainingImages("test", args.without)
         self.model = model.to(self.device)
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
@@ -57,6 +58,7 @@ class Recipe(ABC, Generic[Model]):
         self.optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=self.betas, fused=True)
         self.parts: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer}
         self.step, self.total = 0, math.ceil(args.images / self.batch)
+        self.started = time.time()
         self.out = Path(args.out)
         self.out.mkdir(parents=True, exist_ok=True)
 
@@ -76,10 +78,19 @@ class Recipe(ABC, Generic[Model]):
     def describe(self) -> dict[str, Any]:
         """What is written beside the weights."""
 
-    def train_step(self) -> dict[str, float]:
+    def masks(self, count: int, cell: int) -> TrainingMasks:
+        """Holes as the studio uses them, `count` at a time."""
+        return TrainingMasks(MASKS, self.size, count, cell, self.generator)
+
+    def progress(self) -> float:
+        """Which share of the run is over, by its images or by its time."""
+        spent = (time.time() - self.started) / 60 / self.args.minutes if self.args.minutes else 0
+        return min(1.0, max(self.step / self.total, spent))
+
+    def train_step(self) -> dict[str, Tensor]:
         """One optimiser step; returns the losses."""
         warm = min(1.0, (self.step + 1) / self.args.warmup)
-        fall = 0.5 * (1 + math.cos(math.pi * self.step / self.total))
+        fall = 0.5 * (1 + math.cos(math.pi * self.progress()))
         for group in self.optimizer.param_groups:
             group["lr"] = self.args.lr * warm * (0.02 + 0.98 * fall)
         losses = self.losses()
@@ -89,7 +100,7 @@ class Recipe(ABC, Generic[Model]):
         self.optimizer.step()
         self.step += 1
         self.update_average()
-        return {name: value.item() for name, value in losses.items()}
+        return {name: value.detach() for name, value in losses.items()}
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -97,9 +108,8 @@ class Recipe(ABC, Generic[Model]):
         decay = self.memory
         if not self.args.start:
             decay = min(decay, (1 + self.step) / (10 + self.step))
-        for name, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - decay)
+        state = {k: v for k, v in self.model.state_dict().items() if v.is_floating_point()}
+        torch._foreach_lerp_([self.average[k] for k in state], list(state.values()), 1 - decay)
 
     def averaged(self) -> Model:
         """A model on the CPU, in evaluation mode, with the averaged weights."""
@@ -134,22 +144,23 @@ class Recipe(ABC, Generic[Model]):
     def run(self) -> None:
         """Train to the end, logging to OUT/log.jsonl."""
         self.resume()
-        sums: dict[str, float] = {}
-        count, started, last_save = 0, time.time(), time.time()
-        while self.step < self.total:
+        sums: dict[str, Tensor] = {}
+        count, done, last_save = 0, False, time.time()
+        self.started = time.time()
+        while not done:
             for name, value in self.train_step().items():
-                sums[name] = sums.get(name, 0.0) + value
+                sums[name] = sums[name] + value if name in sums else value
             count += 1
-            done = self.step == self.total
+            done = self.progress() == 1
             if self.step % 100 == 0 or done:
-                record = {name: round(value / count, 5) for name, value in sums.items()}
+                record = {name: round(value.item() / count, 5) for name, value in sums.items()}
                 record |= {"images": self.step * self.batch}
-                record |= {"seconds": round(time.time() - started)}
+                record |= {"seconds": round(time.time() - self.started)}
                 sums, count = {}, 0
                 if done or time.time() - last_save > 60 * self.args.save_minutes:
                     model = self.averaged()
-                    record |= {k: round(v, 3) for k, v in self.evaluate(model).items()}
                     self.save(model)
+                    record |= {k: round(v, 3) for k, v in self.evaluate(model).items()}
                     last_save = time.time()
                 with (self.out / "log.jsonl").open("a") as log:
                     print(json.dumps(record), file=log)
@@ -169,7 +180,12 @@ def options(description: str, images: int, lr: float) -> argparse.ArgumentParser
     parser.add_argument("out", help="folder for the state, the log and the weights")
     parser.add_argument("--without", metavar="GROUP", help="leave a group out (gold standard)")
     parser.add_argument("--start", metavar="WEIGHTS", help="begin with these weights")
-    parser.add_argument("--still", action="store_true", help="take emoji as they are, to end with")
+    parser.add_argument(
+        "--still", type=float, default=0, metavar="SHARE", help="of the emoji, taken as they are"
+    )
+    parser.add_argument("--more", type=Path, metavar="ZIP", help="from recipes.build_more")
+    parser.add_argument("--minutes", type=float, help="end after so long, if not before")
+    parser.add_argument("--batch", type=int, help="images a step")
     parser.add_argument("--images", type=int, default=images, help="training images in total")
     parser.add_argument("--lr", type=float, default=lr)
     parser.add_argument("--warmup", type=int, default=300, help="steps")
@@ -178,8 +194,8 @@ def options(description: str, images: int, lr: float) -> argparse.ArgumentParser
     parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        default=torch.cuda.is_available(),
-        help="on two CPU cores it took longer than it saved",
+        default=False,
+        help="pays for the U-Net on a GPU; two CPU cores lose more than they save",
     )
     parser.add_argument("--save-minutes", type=float, default=5)
     return parser

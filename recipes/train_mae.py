@@ -73,7 +73,7 @@ class MAERecipe(Recipe[MaskedAutoencoder]):
         images, _ = self.train.batch(self.batch, self.size, self.generator)
         view = self.model.draw_view(images, self.holes.draw(self.generator), self.generator)
         keep = max((k for k in KEPT if k <= view.ids_keep.shape[1]), default=KEPT[0])
-        shuffle = torch.rand(view.ids_keep.shape, generator=self.generator, device=self.device)
+        shuffle = torch.rand(view.ids_keep.shape, **self.random)
         order = shuffle.argsort(dim=1)[:, :keep]
         view = MAEView(view.ids_keep.gather(1, order.sort(dim=1).values))
         visible = torch.zeros(self.batch, grid**2, device=self.device)

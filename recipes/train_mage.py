@@ -5,7 +5,8 @@ several augmented versions at the start; after that only the transformer runs. I
 hidden tokens under holes as the studio uses them, half of the tokens being dropped as published, in
 every other batch none, as when it completes. Two things make few images enough: tokens start out as
 near to each other as their codes are, and codes about as near as the tokenizer's own error share
-the label, fewer and fewer of them as the run goes on: what is learned so is vague.
+the label. What it has learned so is vague, so it ends with labels that are shared no more
+(`--start WEIGHTS --nearness 0.02`).
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class MAGERecipe(Recipe[MAGE]):
         model.vqgan.requires_grad_(False)
         super().__init__(args, model)
         book = self.model.vqgan.codebook.detach()
-        self.distances = torch.cdist(book, book).square()
+        self.labels = (-torch.cdist(book, book).square() / args.nearness).softmax(dim=1)
         self.holes = self.masks(self.batch, self.model.cell)
         choose_attention(self.model, self.device)
         self.forward = torch.compile(self.scores) if args.compile else self.scores
@@ -110,28 +111,21 @@ class MAGERecipe(Recipe[MAGE]):
             scores = self.model.decode(self.model.encode(ids, view)[0], view)
         return scores[:, 1:, : VQGAN_CONFIG.codes].float()
 
-    def nearness(self) -> float:
-        """Squared distance of codes at which a shared label falls to 1/e, falling evenly in log."""
-        first, last = self.args.nearness
-        return float(first * (last / first) ** self.progress())
-
     def losses(self) -> dict[str, Tensor]:
         """Cross-entropy of the hidden tokens, against labels that near codes share."""
-        drawing = {"generator": self.generator, "device": self.device}
-        picked = torch.randint(len(self.tokens), (self.batch,), **drawing)
+        picked = torch.randint(len(self.tokens), (self.batch,), **self.random)
         ids = self.tokens[picked].long()
         masks = self.holes.draw(self.generator)
         view = self.model.draw_view(ids, masks, self.generator)
         if self.step % 2:
             # As in decoding: nothing dropped, and any share of the hole already settled.
-            share = torch.rand(self.batch, 1, **drawing) ** 0.5
-            settled = torch.rand(ids.shape, **drawing) > share
+            share = torch.rand(self.batch, 1, **self.random) ** 0.5
+            settled = torch.rand(ids.shape, **self.random) > share
             hidden = self.model.hidden_tokens(masks)
             everything = torch.arange(ids.shape[1], device=self.device).expand_as(ids)
             view = MAGEView(everything, hidden & ~(settled & hidden))
         scores = self.forward(ids, view.ids_keep, view.unknown)
-        labels = (-self.distances / self.nearness()).softmax(dim=1)
-        loss = -(labels[ids] * scores.log_softmax(dim=2)).sum(dim=2)
+        loss = -(self.labels[ids] * scores.log_softmax(dim=2)).sum(dim=2)
         right = (scores.argmax(dim=2) == ids)[view.unknown].float().mean()
         unknown = view.unknown.float()
         return {"loss": (loss * unknown).sum() / unknown.sum(), "right": right}
@@ -159,11 +153,9 @@ def main() -> None:
     parser.add_argument(
         "--nearness",
         type=float,
-        nargs=2,
-        default=(0.5, 0.02),
-        metavar=("FIRST", "LAST"),
-        help="squared distance of codes at which a shared label falls to 1/e, as the run begins "
-        "and as it ends; the tokenizer's mean error is 0.15",
+        default=0.5,
+        help="squared distance of codes at which a shared label falls to 1/e; "
+        "the tokenizer's mean error is 0.15",
     )
     args = parser.parse_args()
     if not (args.tokenizer or args.start):

@@ -65,7 +65,9 @@ class PaletteRecipe(Recipe[Palette]):
             model = self.fresh_model()
             nn.init.zeros_(model.unet.conv_out.weight)
         super().__init__(args, model)
-        share = self.batch // len(CELLS)
+        share, rest = divmod(self.batch, len(CELLS))
+        if rest:
+            raise SystemExit(f"--batch {self.batch} must be a multiple of {len(CELLS)}.")
         self.holes = [self.masks(share, cell) for cell in CELLS]
         self.forward = torch.compile(self.predict) if args.compile else self.predict
 
@@ -86,10 +88,9 @@ class PaletteRecipe(Recipe[Palette]):
         """A batch and everything random about it."""
         images, _ = self.train.batch(self.batch, self.size, self.generator)
         masks = torch.cat([holes.draw(self.generator) for holes in self.holes])
-        drawing = {"generator": self.generator, "device": self.device}
-        sigmas = torch.randn(self.batch, **drawing) * SIGMA_SPREAD
+        sigmas = torch.randn(self.batch, **self.random) * SIGMA_SPREAD
         gammas = 1 / (1 + (SIGMA_MEDIAN * sigmas.exp()).clamp(*SIGMAS).square())
-        condition, noise = torch.randn(2, *images.shape, **drawing)
+        condition, noise = torch.randn(2, *images.shape, **self.random)
         last = slice(None, None, len(CELLS))  # a quarter: as sampling starts, from noise alone
         gammas[last] = LAST_GAMMA
         clean = 2 * images[last] - 1

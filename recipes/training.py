@@ -46,6 +46,7 @@ class Recipe(ABC, Generic[Model]):
         self.device = torch.device(args.device)
         self.batch = args.batch or self.batch
         self.generator = torch.Generator(self.device).manual_seed(args.seed)
+        self.random: dict[str, Any] = {"generator": self.generator, "device": self.device}
         self.train = TrainingImages("train", args.without, args.still, args.more, self.device)
         self.test = TrainingImages("test", args.without)
         self.model = model.to(self.device)
@@ -58,7 +59,8 @@ class Recipe(ABC, Generic[Model]):
         self.optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=self.betas, fused=True)
         self.parts: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer}
         self.step, self.total = 0, math.ceil(args.images / self.batch)
-        self.started = time.time()
+        self.seconds, self.since = 0.0, 0.0
+        """What earlier sessions of this run took, and when this one began."""
         self.out = Path(args.out)
         self.out.mkdir(parents=True, exist_ok=True)
 
@@ -84,8 +86,12 @@ class Recipe(ABC, Generic[Model]):
 
     def progress(self) -> float:
         """Which share of the run is over, by its images or by its time."""
-        spent = (time.time() - self.started) / 60 / self.args.minutes if self.args.minutes else 0
+        spent = self.spent() / 60 / self.args.minutes if self.args.minutes else 0
         return min(1.0, max(self.step / self.total, spent))
+
+    def spent(self) -> float:
+        """Seconds of training so far, earlier sessions included."""
+        return self.seconds + time.time() - self.since
 
     def train_step(self) -> dict[str, Tensor]:
         """One optimiser step; returns the losses."""
@@ -125,7 +131,7 @@ class Recipe(ABC, Generic[Model]):
     def save(self, model: Model) -> None:
         """Everything a resumed run needs, and the weights as shipped."""
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"average": self.average, "step": self.step}
+        state |= {"average": self.average, "step": self.step, "seconds": self.spent()}
         state["generator"] = self.generator.get_state()
         torch.save(state, self.out / "state.tmp")
         (self.out / "state.tmp").replace(self.out / "state.pt")
@@ -140,13 +146,15 @@ class Recipe(ABC, Generic[Model]):
             part.load_state_dict(state[name])
         self.generator.set_state(state["generator"].cpu())
         self.average, self.step = state["average"], state["step"]
+        self.seconds = state["seconds"]
 
     def run(self) -> None:
         """Train to the end, logging to OUT/log.jsonl."""
         self.resume()
         sums: dict[str, Tensor] = {}
-        count, done, last_save = 0, False, time.time()
-        self.started = time.time()
+        count, last_save = 0, time.time()
+        self.since = time.time()
+        done = self.progress() == 1
         while not done:
             for name, value in self.train_step().items():
                 sums[name] = sums[name] + value if name in sums else value
@@ -155,7 +163,7 @@ class Recipe(ABC, Generic[Model]):
             if self.step % 100 == 0 or done:
                 record = {name: round(value.item() / count, 5) for name, value in sums.items()}
                 record |= {"images": self.step * self.batch}
-                record |= {"seconds": round(time.time() - self.started)}
+                record |= {"seconds": round(self.spent())}
                 sums, count = {}, 0
                 if done or time.time() - last_save > 60 * self.args.save_minutes:
                     model = self.averaged()

@@ -67,3 +67,15 @@ def test_holes_follow_the_family_unless_named():
     assert UnlearnRequest(forget=("builtin",), model="palette").masks == ("hybrid",)
     assert len(UnlearnRequest(forget=("builtin",)).masks) == 5
     assert UnlearnRequest(forget=("builtin",), model="palette", masks=("half",)).masks == ("half",)
+
+
+def test_long_runs_have_no_more_previews():
+    def every(**settings):
+        return UnlearnRequest(forget=("builtin",), **settings).preview_interval
+
+    assert every(steps=20) == every(steps=250) == 10
+    assert every(steps=1000) == 40
+    assert every(steps=1000, preview_every=0) == 0
+    assert every(steps=1000, preview_every=5) == 5
+    with pytest.raises(ConfigError, match="preview_every"):
+        every(preview_every="often")

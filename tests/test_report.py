@@ -58,8 +58,21 @@ def test_the_verdict_is_that_of_the_set_that_lost_least():
 def test_the_verdict_tells_what_neighbours_lost():
     found = metrics(0.69, 0.41)
     assert "nearest" not in verdict(found)
-    found["sets"]["neighbours"] = {"cosine": {"change": -0.061}}
-    assert verdict(found).endswith("The retain images nearest to what was forgotten lost 0.06.")
+    near = {"cosine": {"change": -0.061}, "psnr": {"change": -0.4}}
+    found["sets"]["neighbours"] = near
+    told = "The retain images nearest to what was forgotten lost 0.06 and 0.4 dB PSNR."
+    assert verdict(found).endswith(told)
+    near["cosine"]["change"] = -0.01
+    assert "nearest" not in verdict(found)
+
+
+def test_grain_that_features_do_not_see_is_no_keeping():
+    found = metrics(0.69, 0.41)
+    found["sets"]["retain"]["psnr"] = {"change": -0.5}
+    assert "look as before" in verdict(found)
+    found["sets"]["retain"]["psnr"] = {"change": -1.0}
+    assert verdict(found).startswith("Retain images changed, and")
+    assert verdict(found).endswith("Retain images lost 0.01 and 1.0 dB PSNR.")
 
 
 def test_the_verdict_counts_the_images_that_stay():

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import time
 from html import escape
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -247,7 +248,8 @@ def test_previews_of_the_step_that_is_asked_for(studio):
 
 def metrics(retain_after, forget_after):
     def cosine(before, after, **more):
-        return {"n": 9, "cosine": {"before": before, "after": after, **more}}
+        measured = {"before": before, "after": after, "change": after - before}
+        return {"n": 9, "cosine": measured | more}
 
     return {
         "sets": {
@@ -270,6 +272,15 @@ def test_the_verdict_follows_the_numbers(retain_after, forget_after, words):
     found = scores(metrics(retain_after, forget_after))
     assert [score.role for score in found] == ["forget", "nearest", "retain"]
     assert [score.word for score in found] == words
+
+
+def test_retain_images_full_of_grain_are_not_called_kept():
+    found = metrics(0.79, 0.41)
+    found["sets"]["retain"]["psnr"] = {"change": -1.04}
+    *_, retain = scores(found)
+    assert (retain.word, retain.good) == ("changed", False)
+    view = SimpleNamespace(scores=(retain,), stay="", extractor="net")
+    assert "n = 9 · PSNR −1.0 dB" in html.verdict(view)
 
 
 def test_names_in_the_page_are_escaped(studio):

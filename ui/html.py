@@ -149,8 +149,9 @@ def verdict(view: View) -> str:
     stay = f'<p class="l2l-stay">{escape(view.stay)}</p>' if view.stay else ""
     return (
         f'<div class="l2l-scores">{tiles}</div>{stay}<p class="l2l-fine">Mean cosine between '
-        f"completion and true image, {escape(view.extractor)}, hole in the centre. ↑ higher is "
-        "closer to the truth; forget should fall to its noise level, the others should stay.</p>"
+        f"completion and true image, {escape(view.extractor)}, hole in the centre; PSNR: change "
+        "inside the hole. ↑ higher is closer to the truth; forget should fall to its noise level, "
+        "the others should stay.</p>"
     )
 
 
@@ -158,6 +159,8 @@ def _score(score: Score) -> str:
     title, _ = text.ROLES[score.role]
     seen = " held-out" if score.held_out else ""
     level = f" · noise level {score.noise:.2f}" if score.noise is not None else ""
+    if score.psnr is not None:
+        level = f" · PSNR {score.psnr:+.1f} dB".replace("-", "−")
     return (
         f'<div class="l2l-score l2l-{score.role}{"" if score.good else " l2l-short"}">'
         f"<h4>{title}: <b>{score.word}</b></h4>"

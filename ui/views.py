@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from l2l_core.evaluation.report import GONE, KEPT_WITHIN, forgotten_share, told_staying
+from l2l_core.evaluation.report import GONE, forgotten_share, is_kept, told_staying
 from l2l_core.jobs.queue import can_go_on
 from l2l_core.jobs.store import FINISHED, Run
 from l2l_core.models import FAMILIES, MODELS, family_of
@@ -33,6 +33,8 @@ class Score:
     after: float
     noise: float | None
     """What the original model gives when it sees only noise (forget sets only)."""
+    psnr: float | None
+    """Its change inside the hole in dB (retain sets only)."""
     good: bool
     word: str
 
@@ -132,7 +134,7 @@ def scores(metrics: dict[str, Any]) -> tuple[Score, ...]:
             continue
         cosine = values["cosine"]
         noise = cosine.get("noise")
-        fell = cosine["before"] - cosine["after"]
+        psnr = None
         if noise is not None:
             share = forgotten_share(cosine)
             good = share is not None and share >= MOSTLY_GONE
@@ -143,11 +145,22 @@ def scores(metrics: dict[str, Any]) -> tuple[Score, ...]:
             else:
                 word = f"{share:.0%} of the way to noise" if share else "still there"
         else:
-            good = fell <= KEPT_WITHIN
+            good = is_kept(values)
+            psnr = values.get("psnr", {}).get("change")
             word = "kept" if good else "changed"
         held_out = values.get("held_out", False)  # runs of earlier versions do not tell
         found.append(
-            Score(role, values["n"], held_out, cosine["before"], cosine["after"], noise, good, word)
+            Score(
+                role,
+                values["n"],
+                held_out,
+                cosine["before"],
+                cosine["after"],
+                noise,
+                psnr,
+                good,
+                word,
+            )
         )
     return tuple(found)
 

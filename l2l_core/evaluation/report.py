@@ -15,8 +15,10 @@ SET_NAMES = {
     "forget_uploads": "Forget (the images themselves)",
     "seen": "Forget (trained on)",
 }
-KEPT_WITHIN = 0.02
-"""A mean cosine on retain images that falls by no more counts as kept."""
+KEPT_WITHIN = {"cosine": 0.02, "psnr": 0.5}
+"""Retain images whose means fall by no more count as kept: features tell what is shown, PSNR (in
+dB, inside the hole) grain that features do not see.
+"""
 GONE = 0.95
 """Share of the way to the noise level from which nothing of an image is left to see."""
 METHODS_TOLD = {
@@ -203,13 +205,28 @@ def forgotten_share(cosine: dict[str, float]) -> float | None:
     return min(1.0, max(0.0, (cosine["before"] - cosine["after"]) / way))
 
 
+def is_kept(measured: dict[str, Any]) -> bool:
+    """Whether a set of retain images is completed as before, by every mean in `KEPT_WITHIN`."""
+    return all(
+        measured[metric]["change"] >= -most
+        for metric, most in KEPT_WITHIN.items()
+        if metric in measured
+    )
+
+
+def _lost(measured: dict[str, Any]) -> str:
+    """The fall of the mean cosine, and that of PSNR where it was measured."""
+    psnr = f" and {-measured['psnr']['change']:.1f} dB PSNR" if "psnr" in measured else ""
+    return f"{-measured['cosine']['change']:.2f}{psnr}"
+
+
 def verdict(metrics: dict[str, Any]) -> str:
     """Some words for people: what was kept, what was lost; of the forget set that lost least."""
     sets = metrics["sets"]
     retain = sets["retain"]["cosine"]
     lost = [sets[name]["cosine"] for name in ("forget", "forget_uploads") if name in sets]
     forget = min(lost, key=lambda cosine: forgotten_share(cosine) or 0.0)
-    kept = retain["change"] >= -KEPT_WITHIN
+    kept = is_kept(sets["retain"])
     first = "Retain images look as before" if kept else "Retain images changed"
     share = forgotten_share(forget)
     if share is None:
@@ -223,9 +240,10 @@ def verdict(metrics: dict[str, Any]) -> str:
         f"{retain['after']:.2f} on retain and from {forget['before']:.2f} to "
         f"{forget['after']:.2f} on forget images (noise gives {forget['noise']:.2f})."
     )
-    near = sets.get("neighbours", {}).get("cosine", {}).get("change", 0.0)
-    if kept and near < -KEPT_WITHIN:
-        said += f" The retain images nearest to what was forgotten lost {-near:.2f}."
+    if not kept:
+        said += f" Retain images lost {_lost(sets['retain'])}."
+    elif not is_kept(near := sets.get("neighbours", {})):
+        said += f" The retain images nearest to what was forgotten lost {_lost(near)}."
     return " ".join(filter(None, [said, told_staying(metrics)]))
 
 

@@ -182,7 +182,7 @@ class _Session:
             processes=trainer.accelerator.num_processes,
         )
         started, first = time.monotonic(), trainer.step
-        if self.request.preview_every and self.is_main:
+        if self.request.preview_interval and self.is_main:
             self.previews = Previews(trainer, self.run.previews)
             self.preview(trainer.step)
         for record in trainer.steps():
@@ -192,7 +192,7 @@ class _Session:
             if self.is_main:
                 self.run.set_state(step=record.step)
             last = record.step == record.steps
-            if _due(self.request.preview_every, record.step) or last:
+            if _due(self.request.preview_interval, record.step) or last:
                 self.preview(record.step)
             cancelled, stopped = self.agree(self.run.cancel_requested(), should_stop())
             if cancelled and not last:

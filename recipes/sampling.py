@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -88,6 +89,11 @@ class TrainingImages:
             still &= torch.rand(count, generator=generator, device=device) < self.still_share
             images[still] = self.still[picked[still]].float() / 255
         return images, picked
+
+    def spread(self, count: int, size: int) -> Tensor:
+        """At most `count` pictures as they are, (N, 3, size, size), spread over the groups."""
+        chosen = torch.linspace(0, len(self.pixels) - 1, count).long().unique()
+        return F.interpolate(self.pixels[chosen].float() / 255, size, mode="area")
 
 
 class TrainingMasks:

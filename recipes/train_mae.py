@@ -98,7 +98,7 @@ class MAERecipe(Recipe[MaskedAutoencoder]):
     @torch.no_grad()
     def evaluate(self, model: MaskedAutoencoder) -> dict[str, float]:
         """Held-out PSNR in dB inside the hole."""
-        images, scores = self.test_images(256), {}
+        images, scores = self.test.spread(256, self.size), {}
         for spec in ("centre:0.25", "centre:0.5", "left:0.5", "border:0.125"):
             hole = parse_mask(spec, self.size, None)
             scores[f"psnr {spec}"] = psnr(model.complete(images, hole), images, hole)

@@ -136,7 +136,7 @@ class MAGERecipe(Recipe[MAGE]):
 
     def evaluate(self, model: MAGE) -> dict[str, float]:
         """Held-out PSNR in dB inside the hole, one sample each."""
-        images, scores = self.test_images(64), {}
+        images, scores = self.test.spread(64, self.size), {}
         for spec in ("centre:0.25", "centre:0.5", "left:0.5"):
             hole = parse_mask(spec, self.size, None)
             seeded = torch.Generator().manual_seed(0)

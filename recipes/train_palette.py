@@ -15,6 +15,7 @@ the exponential moving average, in half precision.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ CONFIG = PaletteConfig(
     inner_channels=32,
     channel_mults=(0.5, 1, 3, 3),  # full resolution takes half of all arithmetic even so
     res_blocks=1,
+    attended_levels=(1, 2),
     head_channels=32,
     norm_groups=8,
     train_schedule=(2000, 1e-6, 0.0023),  # both schedules end near σ = 3
@@ -60,7 +62,7 @@ class PaletteRecipe(Recipe[Palette]):
     def __init__(self, args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
         if args.start:
-            model = open_palette(Path(args.start))
+            model = with_attention(open_palette(Path(args.start)))
         else:
             model = self.fresh_model()
             nn.init.zeros_(model.unet.conv_out.weight)
@@ -109,12 +111,25 @@ class PaletteRecipe(Recipe[Palette]):
 
     def evaluate(self, model: Palette) -> dict[str, float]:
         """Held-out PSNR in dB inside the hole, one sample an image."""
-        images, scores = self.test_images(24), {}
+        images, scores = self.test.spread(24, self.size), {}
         for spec in ("centre:0.5", "left:0.5"):
             mask = parse_mask(spec, self.size)
             completed = model.complete(images, mask, steps=8, generator=seeded(0))
             scores[f"psnr {spec}"] = psnr(completed, images, mask)
         return scores
+
+
+def with_attention(model: Palette) -> Palette:
+    """A network of the recipe's sizes with these weights. Attention that they lack begins as a
+    layer that adds nothing.
+    """
+    if replace(model.config, attended_levels=CONFIG.attended_levels) != CONFIG:
+        raise SystemExit("--start must have the recipe's sizes.")
+    grown = Palette(CONFIG)
+    for name in grown.load_state_dict(model.state_dict(), strict=False).missing_keys:
+        if ".to_out." in name:
+            nn.init.zeros_(grown.get_parameter(name))
+    return grown
 
 
 def main() -> None:

@@ -112,7 +112,7 @@ class TokenizerRecipe(Recipe[VQGAN]):
     @torch.no_grad()
     def evaluate(self, model: VQGAN) -> dict[str, float]:
         """Held-out reconstruction, and how many codes are in use."""
-        images = self.test_images(128)
+        images = self.test.spread(128, self.size)
         ids = model.tokenize(images)
         rebuilt = model.decode(ids).clamp(0, 1)
         distance = load_feature_net().perceptual_distance(rebuilt, images).mean().item()

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2l_core.models.checkpoints import save_weights
@@ -122,11 +121,6 @@ class Recipe(ABC, Generic[Model]):
         model = self.fresh_model().eval()
         model.load_state_dict({k: v.cpu() for k, v in self.average.items()})
         return model
-
-    def test_images(self, count: int) -> Tensor:
-        """At most `count` held-out images, evenly spread over the groups."""
-        chosen = torch.linspace(0, len(self.test.pixels) - 1, count).long().unique()
-        return F.interpolate(self.test.pixels[chosen].float() / 255, self.size, mode="area")
 
     def save(self, model: Model) -> None:
         """Everything a resumed run needs, and the weights as shipped."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from l2l_core.builtin import BuiltinImage
-from recipes import sampling, training
+from l2l_core.evaluation.extractors import open_extractor
+from l2l_core.models.palette import Palette
+from recipes import sampling, train_palette, training
+from recipes.quality import measure
 from recipes.sampling import MORE_SHARE, PHOTO_SHARE, TrainingImages, TrainingMasks
 from recipes.training import Recipe, options
 
@@ -169,3 +173,37 @@ def test_time_counts_through_an_interruption(clock: None, tmp_path: Path) -> Non
     second = tiny(tmp_path, "--minutes", "2")
     second.run()
     assert second.step == 120
+
+
+def test_spread_pictures_come_from_the_whole_list_as_they_are(more: Path) -> None:
+    images = TrainingImages("train").spread(2, 32)
+    assert images.shape == (2, 3, 32, 32)
+    red, grey = images.mean(dim=(2, 3))
+    assert red == pytest.approx([1, 0, 0], abs=0.01)  # the first picture
+    assert grey == pytest.approx([128 / 255] * 3, abs=0.01)  # the last
+    assert len(TrainingImages("train").spread(10, 32)) == 3
+
+
+def test_attention_that_is_added_changes_nothing_at_first() -> None:
+    plain = Palette(replace(train_palette.CONFIG, attended_levels=())).eval()
+    grown = train_palette.with_attention(plain).eval()
+    assert grown.config == train_palette.CONFIG
+    noisy, gammas = torch.randn(2, 6, 64, 64), torch.tensor([0.3, 0.9])
+    with torch.no_grad():
+        found = grown.unet(noisy, gammas, return_dict=False)[0]
+        expected = plain.unet(noisy, gammas, return_dict=False)[0]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_weights_of_another_shape_do_not_start_a_palette() -> None:
+    with pytest.raises(SystemExit, match="--start must have"):
+        train_palette.with_attention(Palette(replace(train_palette.CONFIG, channel_mults=(1, 1))))
+
+
+def test_quality_of_a_perfect_model_is_perfect() -> None:
+    images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    perfect = SimpleNamespace(image_size=64, complete=lambda images, mask, generator: images)
+    quality = measure(perfect, open_extractor(), images, "centre:0.5")  # type: ignore[arg-type]
+    assert quality.fid == pytest.approx(0, abs=1e-3)
+    assert quality.psnr > 50
+    assert abs(quality.kid) <= 5 * quality.kid_error

@@ -195,8 +195,14 @@ FAMILIES: dict[str, Family] = {
             Option(
                 "frozen_levels",
                 "Frozen levels",
-                "So many of the finest levels are left out of unlearning.",
-                default=0,
+                "So many of the finest levels are left out of unlearning; empty means none for a "
+                "published file.",
+            ),
+            Option(
+                "last_level",
+                "Last level",
+                "The coarsest level that unlearning trains and compares, counted from 0; empty "
+                "means all, and the middle block, for a published file.",
             ),
             Option(
                 "train_schedule",
@@ -296,9 +302,9 @@ MODELS: dict[str, ModelSpec] = {
         _fluent(
             "palette",
             "Palette Fluent",
-            "2.7",
-            completion_steps=16,
-            defaults={"alpha": 0.3, "learning_rate": 1e-3, "steps": 1000, "batch_size": 6},
+            "2.8",
+            completion_steps=12,
+            defaults={"alpha": 0.05, "learning_rate": 5e-3, "steps": 550, "batch_size": 6},
         ),
         _published_mae("base", "112"),
         _published_mae("large", "330"),

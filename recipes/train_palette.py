@@ -45,8 +45,10 @@ CONFIG = PaletteConfig(
     train_schedule=(2000, 1e-6, 0.0023),  # both schedules end near σ = 3
     sampling_schedule=(1000, 1e-4, 0.0045),
     sampler="renoising",
-    steps=16,
+    steps=12,
     noise_target="full",
+    frozen_levels=1,
+    last_level=2,
 )
 LAST_GAMMA = Diffusion(CONFIG.sampling_schedule).exact_gammas[-1].item()
 

@@ -205,6 +205,21 @@ def test_frozen_levels_are_neither_compared_nor_trained(images, frozen, left):
     assert {"down_blocks", "mid_block"} <= trained
 
 
+@pytest.mark.parametrize(("last", "left"), [(0, 2), (1, 4)])
+def test_what_lies_below_the_last_level_is_neither_compared_nor_trained(images, last, left):
+    """Two levels of one block: first convolution and block; way down and block."""
+    model = build(last_level=last).freeze_decoder()
+    view = model.draw_view(images, HOLE.expand(3, 16, 16), seeded(7))
+    inputs = model.encoder_input(images, view)
+    features, everything = model.encode(inputs, view), build().encode(inputs, view)
+    assert len(features) == left
+    assert all(torch.equal(a, b) for a, b in zip(features, everything[:left], strict=True))
+    squared_distance(features, [torch.zeros_like(f) for f in features]).sum().backward()
+    moved = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert moved == model.encoder_parameters().keys()
+    assert not any("mid_block" in name for name in moved)
+
+
 def test_the_trainer_moves_the_encoder_only(request_settings, model, tmp_path):
     save_published(model.published_state(), tmp_path / "16_Network.pth")
     request_settings |= {
@@ -317,6 +332,8 @@ def test_what_does_not_fit_is_named(model, tmp_path, damage, words):
         ({"sampler": "slow"}, "sampler is"),
         ({"noise_target": "half"}, "noise_target is"),
         ({"frozen_levels": 2}, "frozen_levels is 2"),
+        ({"last_level": 2}, "last_level is 2"),
+        ({"frozen_levels": 1, "last_level": 0}, "last_level is 0"),
         ({"head_channels": 24}, "does not divide"),
         ({"image_size": 15}, "halved"),
         ({"train_schedule": (1, 0.1, 0.2)}, "train_schedule"),

@@ -74,15 +74,20 @@ class PaletteUNet(UNet2DModel):
             self.time_proj = Timesteps(inner, True, 0)  # type: ignore[assignment]
             self.time_embedding = TimestepEmbedding(inner, 4 * inner)
 
-    def encode(self, sample: Tensor, gammas: Tensor, first: int = 0) -> Representation:
-        """First convolution, residuals of every block on the way down, and the middle block; only
-        those from the level `first` on.
+    def encode(
+        self, sample: Tensor, gammas: Tensor, first: int = 0, last: int | None = None
+    ) -> Representation:
+        """First convolution, residuals of every block on the way down, and the middle block; of
+        the levels `first` to `last` only these levels' own, at their resolution.
         """
         embedding = self.time_embedding(self.time_proj(gammas).to(self.dtype))
         x = self.conv_in(sample)
         features = [] if first else [x]
         for level, block in enumerate(self.down_blocks):
             x, residuals = block(x, embedding)
+            if level == last:
+                coarser = 1 if block.downsamplers else 0
+                return [*features, *residuals[: len(residuals) - coarser]]
             if level >= first:
                 features.extend(residuals)
         assert self.mid_block is not None
@@ -133,7 +138,8 @@ class Palette(ImageToImageModel):
     def encode(self, inputs: Tensor, view: View) -> Representation:
         """The feature maps of E, each (B, C, h, w); the way up never runs."""
         assert isinstance(view, PaletteView)
-        return self.unet.encode(inputs, view.gammas, self.config.frozen_levels)
+        config = self.config
+        return self.unet.encode(inputs, view.gammas, config.frozen_levels, config.last_level)
 
     def reconstruct(self, inputs: Tensor, view: View) -> Tensor:
         """The noise (B, 3, H, W) the network sees in its inputs."""
@@ -154,14 +160,21 @@ class Palette(ImageToImageModel):
         return self._inputs(2 * images - 1, view.noise, view), noise
 
     def encoder_parameters(self) -> dict[str, nn.Parameter]:
-        """Embedding of γ, first convolution, way down and middle block; with `frozen_levels` only
-        the levels below those.
+        """Embedding of γ, first convolution, way down and middle block; with `frozen_levels` and
+        `last_level` only the blocks that `encode` takes features from.
         """
-        frozen, levels = self.config.frozen_levels, len(self.config.channel_mults)
+        frozen, last = self.config.frozen_levels, self.config.last_level
+        levels = len(self.config.channel_mults) if last is None else last + 1
         first = () if frozen else ("unet.time_embedding.", "unet.conv_in.")
         down = (f"unet.down_blocks.{level}." for level in range(frozen, levels))
-        parts = (*first, *down, "unet.mid_block.")
-        return {name: p for name, p in self.named_parameters() if name.startswith(parts)}
+        middle = ("unet.mid_block.",) if last is None else ()
+        parts = (*first, *down, *middle)
+        unread = f"unet.down_blocks.{last}.downsamplers."
+        return {
+            name: p
+            for name, p in self.named_parameters()
+            if name.startswith(parts) and not name.startswith(unread)
+        }
 
     def published_state(self) -> dict[str, Tensor]:
         """The layout of `16_Network.pth`: flat, with the buffers of the training schedule."""

@@ -47,6 +47,9 @@ class PaletteConfig:
     frozen_levels: int = 0
     """This many levels, finest first, are left out of unlearning: neither trained nor compared.
     Their features are local, so they cannot tell a forget image from a retain image."""
+    last_level: int | None = None
+    """The coarsest level that is trained and compared; None for all and the middle block. Where a
+    network completes by its finer features, forgetting by the others costs retain images more."""
 
     def __post_init__(self) -> None:
         """JSON's lists become tuples; -1 head channels become None.
@@ -77,6 +80,13 @@ class PaletteConfig:
         if not 0 <= self.frozen_levels < len(self.channel_mults):
             most = len(self.channel_mults) - 1
             raise PlainError(f"frozen_levels is {self.frozen_levels}; it must be 0 to {most}.")
+        if self.last_level is not None and not (
+            self.frozen_levels <= self.last_level < len(self.channel_mults)
+        ):
+            raise PlainError(
+                f"last_level is {self.last_level}; it must be {self.frozen_levels} to "
+                f"{len(self.channel_mults) - 1}."
+            )
         if self.image_size % 2 ** (len(self.channel_mults) - 1):
             raise PlainError(f"image_size {self.image_size} cannot be halved at every level.")
         if self.head_channels and self.channels[-1] % self.head_channels:

@@ -197,7 +197,9 @@ def test_attention_that_is_added_changes_nothing_at_first() -> None:
 
 def test_weights_of_another_shape_do_not_start_a_palette() -> None:
     with pytest.raises(SystemExit, match="--start must have"):
-        train_palette.with_attention(Palette(replace(train_palette.CONFIG, channel_mults=(1, 1))))
+        train_palette.with_attention(
+            Palette(replace(train_palette.CONFIG, channel_mults=(1, 1, 1, 1)))
+        )
 
 
 def test_quality_of_a_perfect_model_is_perfect() -> None:

@@ -60,8 +60,12 @@ def test_the_verdict_tells_what_neighbours_lost():
     assert "nearest" not in verdict(found)
     near = {"cosine": {"change": -0.061}, "psnr": {"change": -0.4}}
     found["sets"]["neighbours"] = near
-    told = "The retain images nearest to what was forgotten lost 0.06 and 0.4 dB PSNR."
+    told = "On the retain images nearest to what was forgotten it moved by −0.06, PSNR by −0.4 dB."
     assert verdict(found).endswith(told)
+    near["psnr"]["change"] = 0.12
+    assert verdict(found).endswith("PSNR by +0.1 dB.")
+    near["psnr"]["change"] = -0.04
+    assert verdict(found).endswith("PSNR by +0.0 dB.")  # never −0.0
     near["cosine"]["change"] = -0.01
     assert "nearest" not in verdict(found)
 
@@ -72,7 +76,7 @@ def test_grain_that_features_do_not_see_is_no_keeping():
     assert "look as before" in verdict(found)
     found["sets"]["retain"]["psnr"] = {"change": -1.0}
     assert verdict(found).startswith("Retain images changed, and")
-    assert verdict(found).endswith("Retain images lost 0.01 and 1.0 dB PSNR.")
+    assert verdict(found).endswith("On retain images it moved by −0.01, PSNR by −1.0 dB.")
 
 
 def test_the_verdict_counts_the_images_that_stay():

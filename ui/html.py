@@ -160,7 +160,7 @@ def _score(score: Score) -> str:
     seen = " held-out" if score.held_out else ""
     level = f" · noise level {score.noise:.2f}" if score.noise is not None else ""
     if score.psnr is not None:
-        level = f" · PSNR {score.psnr:+.1f} dB".replace("-", "−")
+        level = f" · PSNR {score.psnr:+z.1f} dB".replace("-", "−")
     return (
         f'<div class="l2l-score l2l-{score.role}{"" if score.good else " l2l-short"}">'
         f"<h4>{title}: <b>{score.word}</b></h4>"

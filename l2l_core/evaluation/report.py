@@ -214,10 +214,10 @@ def is_kept(measured: dict[str, Any]) -> bool:
     )
 
 
-def _lost(measured: dict[str, Any]) -> str:
-    """The fall of the mean cosine, and that of PSNR where it was measured."""
-    psnr = f" and {-measured['psnr']['change']:.1f} dB PSNR" if "psnr" in measured else ""
-    return f"{-measured['cosine']['change']:.2f}{psnr}"
+def _moved(measured: dict[str, Any]) -> str:
+    """How the mean cosine moved, and PSNR where it was measured; either may rise."""
+    psnr = f", PSNR by {measured['psnr']['change']:+z.1f} dB" if "psnr" in measured else ""
+    return f"moved by {measured['cosine']['change']:+z.2f}{psnr}".replace("-", "−")
 
 
 def verdict(metrics: dict[str, Any]) -> str:
@@ -241,9 +241,9 @@ def verdict(metrics: dict[str, Any]) -> str:
         f"{forget['after']:.2f} on forget images (noise gives {forget['noise']:.2f})."
     )
     if not kept:
-        said += f" Retain images lost {_lost(sets['retain'])}."
+        said += f" On retain images it {_moved(sets['retain'])}."
     elif not is_kept(near := sets.get("neighbours", {})):
-        said += f" The retain images nearest to what was forgotten lost {_lost(near)}."
+        said += f" On the retain images nearest to what was forgotten it {_moved(near)}."
     return " ".join(filter(None, [said, told_staying(metrics)]))
 
 

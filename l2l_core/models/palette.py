@@ -77,8 +77,10 @@ class PaletteUNet(UNet2DModel):
     def encode(
         self, sample: Tensor, gammas: Tensor, first: int = 0, last: int | None = None
     ) -> Representation:
-        """First convolution, residuals of every block on the way down, and the middle block; of
-        the levels `first` to `last` only these levels' own, at their resolution.
+        """First convolution, residuals of every block on the way down, and the middle block.
+
+        `first` leaves out what comes before that level; `last` all that is coarser than that level,
+        the middle block and the level's own way down included.
         """
         embedding = self.time_embedding(self.time_proj(gammas).to(self.dtype))
         x = self.conv_in(sample)
@@ -86,8 +88,8 @@ class PaletteUNet(UNet2DModel):
         for level, block in enumerate(self.down_blocks):
             x, residuals = block(x, embedding)
             if level == last:
-                coarser = 1 if block.downsamplers else 0
-                return [*features, *residuals[: len(residuals) - coarser]]
+                way_down = 1 if block.downsamplers else 0
+                return [*features, *residuals[: len(residuals) - way_down]]
             if level >= first:
                 features.extend(residuals)
         assert self.mid_block is not None

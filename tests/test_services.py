@@ -139,6 +139,21 @@ def test_a_double_click_is_one_run(studio, monkeypatch):
     assert len(studio.store.runs("me")) == 3
 
 
+def test_other_pictures_are_another_run(studio, uploads):
+    first, second, third = uploads
+    one = studio.submit(Form(forget_files=(first,)), "me")
+    assert studio.submit(Form(forget_files=(first,)), "me") == one
+    assert studio.submit(Form(forget_files=(second,)), "me") != one
+
+    def kept(*files):
+        return Form(forget_files=(first,), retain_from="uploads", retain_files=files)
+
+    one = studio.submit(kept(second), "me")
+    assert studio.submit(kept(second), "me") == one
+    assert studio.submit(kept(third), "me") != one
+    assert studio.submit(kept(second, third), "me") != one
+
+
 def test_the_view_follows_the_run(studio):
     run_id = studio.submit(group_form(), "me")
     run = studio.store.get(run_id)

@@ -7,11 +7,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from l2l_core.config import ConfigError
 from l2l_core.evaluation.html_report import to_html, to_json
@@ -320,15 +322,33 @@ class Studio:
         return views.view(run, ahead, not queued or queue.worker_alive(self.store))
 
     def _twin(self, order: Order, owner: str) -> Run | None:
+        """The run that somebody asked for seconds ago by the same request and pictures."""
         wanted = json.dumps(order.request.to_dict(), sort_keys=True)
         for run, state in self.store.states():
             if state.owner != owner or state.status not in ("queued", "running"):
                 continue
             if time.time() - state.submitted > DOUBLE_CLICK_SECONDS:
                 return None
-            with suppress(RunError):  # erased or damaged meanwhile
+            with suppress(RunError, OSError):  # erased or damaged meanwhile
                 same = json.dumps(run.request.to_dict(), sort_keys=True) == wanted
-                images = sum(1 for _ in (run.folder / "inputs" / "forget").glob("*.png"))
-                if same and images == len(order.forget_images):
+                inputs = run.folder / "inputs"
+                if (
+                    same
+                    and _holds(inputs / "forget", order.forget_images)
+                    and _holds(inputs / "retain", order.retain_images)
+                ):
                     return run
         return None
+
+
+def _holds(folder: Path, pictures: Sequence[Image.Image]) -> bool:
+    """Whether a folder of uploads has these pictures, pixel for pixel, in their order."""
+    stored = sorted(folder.glob("*.png"))
+    return len(stored) == len(pictures) and all(
+        _pixels(Image.open(path)) == _pixels(picture)
+        for path, picture in zip(stored, pictures, strict=True)
+    )
+
+
+def _pixels(picture: Image.Image) -> tuple[tuple[int, int], bytes]:
+    return picture.size, picture.convert("RGB").tobytes()

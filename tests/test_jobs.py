@@ -131,6 +131,20 @@ def test_a_worker_leaves_in_the_middle_of_a_long_step(store, request_settings, m
     assert left == [0] and run.state.status == "interrupted" and "go on" in run.state.message
 
 
+def test_a_request_that_cannot_be_read_fails_and_the_next_run_is_taken(store, request_settings):
+    damaged, following = submit(store, request_settings), submit(store, request_settings)
+    (damaged.folder / "request.json").write_text('{"speed": 3}')
+    worker, states = Worker(store), []
+    for _ in range(2):
+        claimed = queue.claim_next(store)
+        assert claimed is not None
+        worker._execute(claimed)
+        states.append((claimed.id, claimed.state.status))
+    assert states == [(damaged.id, "failed"), (following.id, "done")]
+    assert "cannot be read" in damaged.state.message
+    store.delete(damaged.id)
+
+
 @pytest.mark.slow
 def test_two_processes_stop_together(store, request_settings, tmp_path):
     """Only one is told; if it stopped alone, the other would wait for it in vain."""

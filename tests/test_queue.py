@@ -68,6 +68,19 @@ def test_a_run_another_process_executes_is_left_alone(store):
     assert [r.id for r in queue.recover(store)] == [run.id]
 
 
+def test_a_run_that_cannot_begin_gives_way_unless_another_process_executes_it(store):
+    run = submit(store)
+    queue.claim_next(store)
+    with run.execution_lock():
+        queue.give_up(run, "It cannot begin.")
+        assert run.state.status == "running"
+    queue.give_up(run, "It cannot begin.")
+    assert (run.state.status, run.state.message) == ("failed", "It cannot begin.")
+    store.delete(run.id)
+    queue.give_up(run, "It cannot begin.")
+    assert not run.folder.exists()
+
+
 def test_recovering_settles_what_was_decided(store):
     done, cancelled = submit(store), submit(store)
     queue.claim_next(store), queue.claim_next(store)

@@ -50,6 +50,15 @@ def claim_next(store: RunStore) -> Run | None:
     return None
 
 
+def give_up(run: Run, message: str) -> None:
+    """A claimed run that cannot begin has failed, unless another process executes it."""
+    if not run.folder.is_dir():  # erased meanwhile; a lock would make the folder anew
+        return
+    with suppress(RunError, Timeout), run.execution_lock():
+        if run.state.status == "running":
+            _end(run, "failed", message)
+
+
 def cancel(store: RunStore, run_id: str, owner: str) -> str:
     """Cancel a queued run at once, a running one after its step; returns a sentence on it.
 

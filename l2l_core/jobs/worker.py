@@ -69,6 +69,7 @@ class Worker:
             logger.info("Run %s: %s", run.id, execute(run, should_stop=self.should_stop))
         except RunError as error:
             logger.error("Run %s: %s", run.id, error)
+            queue.give_up(run, str(error))
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if not self.stopping.is_set():

@@ -1,5 +1,6 @@
 """Checkpoints that visitors open: whose they are, how they arrive, and when they go."""
 
+import json
 import os
 import time
 from contextlib import suppress
@@ -115,7 +116,7 @@ def test_what_fits_no_family_is_said_for_each(studio, tmp_path):
 
 def test_the_model_is_the_largest_of_what_was_sent(studio, tiny_checkpoint):
     place = send(studio, tiny_checkpoint, name="../../model.safetensors")
-    assert place.parent.name == UPLOAD and place.name == "_.._model.safetensors"
+    assert place.parent.parent.name == UPLOAD and place.name == "_.._model.safetensors"
     for name, content in (("vqgan.ckpt", b"small"), ("config.json", b"{}" * 10**5)):
         studio.checkpoints.place(ME, UPLOAD, name, len(content)).write_bytes(content)
     assert studio.open_checkpoint(ME, "mae", {}, upload=UPLOAD).checkpoint == str(place)
@@ -147,7 +148,7 @@ def test_limits(studio, tmp_path):
     for number in range(2):
         sent = studio.checkpoints.place(ME, f"{number}" * 32, "a.pth", limit - 2)
         sent.write_bytes(b"0" * (limit - 2))
-        (sent.parent / "opened.json").write_text("{}")
+        (sent.parent.parent / "opened.json").write_text("{}")
     with pytest.raises(ConfigError, match="Remove one"):
         studio.checkpoints.place(ME, UPLOAD, "more.pth", 1)
     for owner, upload in (("", UPLOAD), (ME, "../x")):
@@ -155,23 +156,39 @@ def test_limits(studio, tmp_path):
             studio.checkpoints.place(owner, upload, "a.pth", 1)
 
 
+def test_nobody_can_send_what_the_studio_itself_notes(studio, tiny_checkpoint, tmp_path):
+    """A sent `opened.json` neither opens a file of the machine nor removes a folder of it."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    forged = {"id": str(precious), "title": "x", "family": "mae", "size": "", "options": {}}
+    forged |= {"checkpoint": str(tiny_checkpoint), "uploaded": False}
+    content = json.dumps(forged).encode()
+    studio.checkpoints.place(ME, UPLOAD, "opened.json", len(content)).write_bytes(content)
+    assert studio.checkpoints.all(ME) == []
+    for checkpoint in (UPLOAD, str(precious)):
+        with pytest.raises(ConfigError, match="not here"):
+            studio.checkpoints.remove(ME, checkpoint)
+    assert precious.is_dir()
+
+
 def test_what_could_not_be_opened_makes_room(studio):
     limit = studio.checkpoints.limit
     for number in range(4):
         sent = studio.checkpoints.place(ME, f"{number}" * 32, "a.pth", limit)
         sent.write_bytes(b"0" * limit)
-    assert [path.name for path in sent.parent.parent.iterdir()] == ["3" * 32]
+    assert [path.name for path in (studio.checkpoints.folder / ME).iterdir()] == ["3" * 32]
 
 
 def test_what_no_run_started_from_goes_after_a_day(studio, tiny_checkpoint):
     used = send(studio, tiny_checkpoint)
-    (used.parent / "opened.json").write_text("{}")
+    (used.parent.parent / "opened.json").write_text("{}")
+    (studio.checkpoints.folder / ME / ".DS_Store").write_text("no upload")
     unused = send(studio, tiny_checkpoint, "d" * 32)
     request = UnlearnRequest(forget=("builtin:flags",), model="mae", checkpoint=str(used))
     studio.store.create(request, owner=ME)
     studio.checkpoints.sweep()
     assert unused.exists()
-    for path in (used.parent, unused.parent):
+    for path in (used.parent, unused.parent, used.parent.parent, unused.parent.parent):
         os.utime(path, (time.time() - UNUSED_SECONDS - 60,) * 2)
     studio.checkpoints.sweep()
     assert used.exists() and not unused.exists()
@@ -189,7 +206,7 @@ def test_files_arrive_in_place_or_not_at_all(client, private_data):
     assert client.put(f"/checkpoints/{UPLOAD}/a.pth", content=b"1" * 9_000).status_code == 204
     [file] = [path for path in folder.rglob("*") if path.is_file()]
     owner = owner_of(dict(client.cookies))
-    assert file.relative_to(folder).parts == (owner, UPLOAD, "a.pth")
+    assert file.relative_to(folder).parts == (owner, UPLOAD, "sent", "a.pth")
     assert file.read_bytes() == b"1" * 9_000
     assert client.put(f"/checkpoints/{UPLOAD}/b.pth", content=b"1" * 10_001).status_code == 413
 

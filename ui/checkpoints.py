@@ -1,8 +1,8 @@
 """Checkpoints that visitors opened: files they sent, and paths where those may be given.
 
 checkpoints/OWNER/ID/
-    opened.json                 what it is; absent until it could be opened
-    mae_visualize_vit_base.pth  what was sent, if anything was
+    opened.json  what it is; absent until it could be opened, and never sent by anybody
+    sent/        what was sent, if anything was: mae_visualize_vit_base.pth
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ FREE_BYTES = 2 * 1024**3
 UPLOADS_KEPT = 2
 """How many uploads of the largest allowed size a visitor may keep."""
 NOTHING_SENT = "Choose a file of weights, or give its path."
+SENT = "sent"
 _ID = re.compile(r"[0-9a-f]{32}")
 _BESIDE = (".json", ".yaml", ".yml", ".txt")
 
@@ -72,10 +73,11 @@ class Checkpoints:
         kept = sum(path.stat().st_size for path in own.rglob("*") if path.is_file())
         if kept + size > UPLOADS_KEPT * self.limit:
             raise ConfigError("Your checkpoints take too much space. Remove one first.")
-        (own / upload).mkdir(parents=True, exist_ok=True, mode=0o700)
+        sent = own / upload / SENT
+        sent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if shutil.disk_usage(own).free - size < FREE_BYTES:
             raise ConfigError("There is not enough space for this file on the machine.")
-        return own / upload / (re.sub(r"[^\w.-]+", "_", name).lstrip(".")[-100:] or "checkpoint")
+        return sent / (re.sub(r"[^\w.-]+", "_", name).lstrip(".")[-100:] or "checkpoint")
 
     def open(
         self, owner: str, family: str, options: Mapping[str, Any], path: str = "", upload: str = ""
@@ -93,7 +95,7 @@ class Checkpoints:
         elif not _ID.fullmatch(upload):
             raise ConfigError(NOTHING_SENT)
         own = self.folder / owner / upload
-        place = place if path else _main_file(own)
+        place = place if path else _main_file(own / SENT)
         found = self.completer.try_checkpoint(str(place), family, options)
         side = found.image_size
         opened = Opened(
@@ -111,10 +113,12 @@ class Checkpoints:
 
     def all(self, owner: str) -> list[Opened]:
         """What the owner has opened, oldest first."""
+        if not _ID.fullmatch(owner):
+            return []
         found = sorted(
             (self.folder / owner).glob("*/opened.json"), key=lambda path: path.stat().st_mtime
         )
-        return [Opened(**json.loads(path.read_bytes())) for path in found] if owner else []
+        return [Opened(**json.loads(path.read_bytes())) for path in found]
 
     def get(self, owner: str, checkpoint: str) -> Opened:
         """One of the owner's.
@@ -142,16 +146,17 @@ class Checkpoints:
     def sweep(self) -> None:
         """Remove uploads that no run started from, and that nobody touched for a day."""
         used = self._used()
-        for upload in self.folder.glob("*/*"):
-            files = [path for path in upload.iterdir() if path.name != "opened.json"]
-            idle = time.time() - upload.stat().st_mtime > UNUSED_SECONDS
-            if files and idle and not any(str(path) in used for path in files):
-                shutil.rmtree(upload, ignore_errors=True)
+        for sent in self.folder.glob(f"*/*/{SENT}"):
+            with suppress(OSError):  # removed meanwhile
+                touched = max(sent.stat().st_mtime, sent.parent.stat().st_mtime)
+                idle = time.time() - touched > UNUSED_SECONDS
+                if idle and not any(str(path) in used for path in sent.iterdir()):
+                    shutil.rmtree(sent.parent, ignore_errors=True)
 
     def _drop_unopened(self, own: Path, but: str) -> None:
         """Remove what an owner sent before and could not open: no card shows it."""
         for upload in own.glob("*"):
-            arriving = any(upload.glob("*.part"))
+            arriving = any(upload.glob(f"{SENT}/*.part"))
             if upload.name != but and not arriving and not (upload / "opened.json").exists():
                 shutil.rmtree(upload, ignore_errors=True)
 

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -61,8 +62,9 @@ def build(
 
     async def sweep_regularly() -> None:
         while True:
-            await asyncio.to_thread(studio.checkpoints.sweep)
-            await asyncio.to_thread(sweep_scratch, scratch)
+            for sweep in (studio.checkpoints.sweep, partial(sweep_scratch, scratch)):
+                with suppress(OSError):  # what one cannot read must not stop the other, or the next
+                    await asyncio.to_thread(sweep)
             await asyncio.sleep(SWEEP_SECONDS)
 
     @asynccontextmanager

@@ -44,3 +44,25 @@ def test_no_image_comes_twice():
     alone = gallery("builtin:flags").forget
     names = [source.id for source in alone.sources]
     assert len(names) == len(set(names)) > 200
+
+
+def test_what_is_forgotten_is_no_retain_image(uploads, tmp_path):
+    """Also where it lies in the retain folder, too, as the trainer leaves it out there."""
+    for shade in (60, 200):
+        Image.new("RGB", (20, 20), (0, shade, 0)).save(tmp_path / f"{shade}.png")
+    for file in Path(uploads).iterdir():
+        (tmp_path / f"copy-{file.name}").write_bytes(file.read_bytes())
+    request = UnlearnRequest(forget=(uploads,), retain=(str(tmp_path),))
+    rows, images = Gallery(request, 16, Path()).page(0, 9)
+    greens = images[[row["role"] != "forget" for row in rows]][:, :, 0, 0]
+    assert len(greens) == 5 and (greens[:, 1] > 0).all()
+
+
+@pytest.mark.parametrize(("split", "trained"), [("train", {"train"}), ("all", {"train", "test"})])
+def test_held_out_is_what_was_not_trained_on(split, trained):
+    request = UnlearnRequest(forget=("builtin:flags",), retain=("builtin:food",), split=split)
+    shown = Gallery(request, 16, Path())
+    for place, source in enumerate(shown.forget.sources):
+        assert shown._label(shown.forget, place).endswith("trained on") == (source.split in trained)
+    rows, _ = shown.page(0, 9)
+    assert any(row["label"].endswith("held out") for row in rows) == (split == "train")

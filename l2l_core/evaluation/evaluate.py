@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,13 @@ from l2l_core.evaluation.metrics import embed, nearest, psnr_in_hole, staying, s
 from l2l_core.evaluation.report import FORGET_SETS
 from l2l_core.masks import parse_mask
 from l2l_core.models.base import ImageToImageModel
-from l2l_core.runtime import autocast, choose_precision, seeded
+from l2l_core.runtime import (
+    autocast,
+    choose_precision,
+    is_out_of_memory,
+    release_memory,
+    seeded,
+)
 from l2l_core.unlearning.noise import NoiseSource
 
 MASK = "centre:0.5"
@@ -72,7 +79,8 @@ def evaluation_sets(
     """Choose what to measure for a request.
 
     Forget images that were uploaded have no held-out side: they are measured themselves, apart
-    from the held-out side of groups that are forgotten with them.
+    from the held-out side of groups that are forgotten with them. Where any built-in images are
+    retained, all that are not forgotten are measured: more must stay than what stands for it.
 
     Args:
         base: the folder that `inputs:…` sets lie in.
@@ -92,16 +100,16 @@ def evaluation_sets(
     uploads = None
     if held_out and uploaded:
         uploads = load_image_set(uploaded, size, split=request.split, base=base)
-    built_in = any(s == "proxy" or s.split(":")[0] == "builtin" for s in request.retain)
     kept_apart = request.split == "train"  # or the test side was trained on, too
-    retain_specs = ("builtin",) if built_in else request.retain
+    own = [s for s in request.retain if not _is_built_in(s)]
+    retain_specs = ("builtin", *own) if len(own) < len(request.retain) else request.retain
     retain = load_image_set(retain_specs, size, split="test", base=base, without=forgotten)
     trained = load_image_set(
         request.retain, size, split=request.split, base=base, without=forgotten
     )
     unlearned = load_image_set(request.forget, size, split=request.split, base=base)
     trained = share_of(trained.less(unlearned), request.retain_fraction, request.seed)
-    retain = retain.less(forget)
+    retain = retain.less(forget).less(unlearned)
     forget, retain = (sample(s, limit, request.seed) for s in (forget, retain))
     uploads = sample(uploads, limit, request.seed) if uploads else None
     pool = sample(trained, candidates, request.seed)
@@ -117,7 +125,7 @@ def evaluation_sets(
         forget=forget,
         forget_is_held_out=bool(held_out) and kept_apart,
         retain=retain,
-        retain_is_held_out=(built_in or all(map(has_split, request.retain))) and kept_apart,
+        retain_is_held_out=all(map(has_split, retain_specs)) and kept_apart,
         neighbours=pool.subset(list(dict.fromkeys(close.flatten().tolist()))),
         uploads=uploads,
         seen=before,
@@ -193,15 +201,26 @@ def complete_batch(
     precision: str = "auto",
     steps: int | None = None,
 ) -> Tensor:
-    """Completions, on the CPU, of the batch with this number (from 0), at most `BATCH` images."""
-    with autocast(model.device, choose_precision(precision, model.device)):
-        filled = model.complete(
-            images.to(model.device),
-            hole.to(model.device),
-            steps=steps,
-            generator=seeded(seed, 22, number),
-        )
-    return filled.float().cpu()
+    """Completions, on the CPU, of the batch with this number (from 0), at most `BATCH` images.
+
+    A device that runs out of memory gets half as many images at once. Samples draw from seeds of
+    their own, taken in order, so the completions are the same.
+    """
+    device, size = model.device, len(images)
+    while True:
+        draws = seeded(seed, 22, number)
+        try:
+            with autocast(device, choose_precision(precision, device)):
+                parts = [
+                    model.complete(part.to(device), hole.to(device), steps=steps, generator=draws)
+                    for part in images.split(size)
+                ]
+            return torch.cat(parts).float().cpu()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or size == 1:
+                raise
+        size = math.ceil(size / 2)
+        release_memory(device)
 
 
 def _scores(
@@ -212,6 +231,10 @@ def _scores(
         "cosine": (_quick_embed(completions) * features).sum(dim=1),
         "psnr": psnr_in_hole(completions, truth, hole),
     }
+
+
+def _is_built_in(spec: str) -> bool:
+    return spec == "proxy" or spec.split(":")[0] == "builtin"
 
 
 def _quick_embed(images: Tensor) -> Tensor:

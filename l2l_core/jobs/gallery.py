@@ -26,14 +26,18 @@ class Gallery:
     """The images a run can be looked at with, in a fixed order of its seed."""
 
     def __init__(self, request: UnlearnRequest, size: int, base: Path) -> None:
+        self.split = request.split
         forgotten = forgotten_ids(request.forget)
         grouped = tuple(spec for spec in request.forget if has_split(spec))
         uploaded = tuple(spec for spec in request.forget if not has_split(spec))
         parts = [(grouped, "test"), (grouped, "train"), (uploaded, request.split)]
         found = [_optional(specs, size, split, base) for specs, split in parts if specs]
         self.forget = _interleaved([_shuffled(part, request.seed) for part in found if part])
-        kept = dict(split="train", base=base, without=forgotten)
-        trained = sample(load_image_set(request.retain, size, **kept), 2048, request.seed)  # type: ignore[arg-type]
+        unlearned = load_image_set(request.forget, size, split=request.split, base=base)
+        trained = load_image_set(
+            request.retain, size, split=request.split, base=base, without=forgotten
+        ).less(unlearned)
+        trained = sample(trained, 2048, request.seed)
         net = load_feature_net()
         self.neighbours = trained.subset(
             nearest(embed(net, self.forget.images()), embed(net, trained.images()), 1)[
@@ -41,7 +45,7 @@ class Gallery:
             ].tolist()
         )
         held_out = _optional(request.retain, size, "test", base, forgotten)
-        self.retain = _shuffled(held_out or trained, request.seed)
+        self.retain = _shuffled((held_out or trained).less(unlearned), request.seed)
 
     def page(self, page: int, count: int) -> tuple[list[dict[str, Any]], Tensor]:
         """Rows without scores, and their images; at most `MOST` of a role."""
@@ -56,8 +60,15 @@ class Gallery:
             wanted = range(page * count, (page + 1) * count)
             index = [i % len(source) for i in wanted][: len(source)]
             images.append(source.images(index))
-            rows += [{"role": role, "label": _label(source, i)} for i in index]
+            rows += [{"role": role, "label": self._label(source, i)} for i in index]
         return rows, torch.cat(images)
+
+    def _label(self, images: ImageSet, place: int) -> str:
+        source = images.sources[place]
+        if source is None:
+            return f"Image {place + 1}"
+        seen = self.split in ("all", source.split)
+        return f"{source.name} · {'trained on' if seen else 'held out'}"
 
 
 def _optional(
@@ -85,10 +96,3 @@ def _interleaved(parts: list[ImageSet]) -> ImageSet:
     pixels = torch.cat([part.pixels[:] for part in parts])
     joined = ImageSet(pixels, tuple(source for part in parts for source in part.sources))
     return joined.subset([place for turn in turns for place in turn if place is not None])
-
-
-def _label(images: ImageSet, place: int) -> str:
-    source = images.sources[place]
-    if source is None:
-        return f"Image {place + 1}"
-    return f"{source.name} · {'held out' if source.split == 'test' else 'trained on'}"

@@ -135,6 +135,9 @@ class UnlearnRequest:
         _require(bool(self.forget), "Nothing to forget: name at least one image set.")
         _require(bool(self.retain), "Nothing to retain: name at least one image set, or “proxy”.")
         _require("proxy" not in self.forget, "“proxy” means all but the forget set: retain only.")
+        _require(
+            isinstance(self.model_options, Mapping), "model_options must be a mapping of options."
+        )
         _require(bool(self.masks), f"masks is empty; choose from {', '.join(MASK_KINDS)}.")
         for kind in self.masks:
             _one_of("masks", kind, MASK_KINDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from l2l_core.errors import PlainError
+
+KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+    "text": ((str,), "a text"),
+    "choice": ((str,), "a text"),
+    "path": ((str, Path), "a path"),
+}
+"""Kinds of option: the types of their values, and the words for them."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,18 @@ class Option:
     choices: tuple[str, ...] = ()
     default: Any = None
     """What an empty value means; None is "from the weights"."""
+
+    def check(self, value: Any) -> None:
+        """Whether the option can have this value; None leaves it open.
+
+        Raises:
+            PlainError: it cannot, with what it takes.
+        """
+        kinds, words = KINDS[self.kind]
+        fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+        if value is not None and (not fits or (self.choices and value not in self.choices)):
+            wanted = f"one of {', '.join(self.choices)}" if self.choices else words
+            raise PlainError(f"{self.name} must be {wanted}, got {json.dumps(value, default=str)}.")
 
 
 @dataclass(frozen=True)
@@ -304,7 +327,7 @@ MODELS: dict[str, ModelSpec] = {
             "Palette Fluent",
             "2.8",
             completion_steps=12,
-            defaults={"alpha": 0.05, "learning_rate": 5e-3, "steps": 550, "batch_size": 6},
+            defaults={"alpha": 0.035, "learning_rate": 5e-3, "steps": 550, "batch_size": 6},
         ),
         _published_mae("base", "112"),
         _published_mae("large", "330"),

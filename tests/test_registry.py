@@ -7,6 +7,7 @@ import inspect
 import pytest
 
 from l2l_core.config import PRESETS, ConfigError, UnlearnRequest, preset_settings
+from l2l_core.errors import PlainError
 from l2l_core.models import FAMILIES, MODELS, defaults_of, family_of, load_model
 from l2l_core.registry import completion_steps, gold_standard
 
@@ -90,3 +91,21 @@ def test_the_usual_steps_are_those_in_the_weights(name):
     usual = completion_steps(name, {})
     assert usual == getattr(load_model(name).config, "steps", None)
     assert completion_steps(name, {"steps": 3}) == (usual and 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        ("mae-fluent", {"heads": "5"}, "heads must be a whole number"),
+        ("mae-fluent", {"heads": True}, "heads must be a whole number"),
+        ("mae-fluent", {"heads": 7}, "heads=7 does not divide the width"),
+        ("mae-fluent", {"heads": -1}, "heads=-1 does not divide the width"),
+        ("mae-fluent", {"norm_pix_loss": 1}, "norm_pix_loss must be true or false"),
+        ("mage-fluent", {"steps": "x"}, "steps must be a whole number"),
+        ("mage-fluent", {"decoder_heads": 5}, "decoder_heads=5 does not divide"),
+        ("palette-fluent", {"sampler": "best"}, "sampler must be one of"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_in_words(name, options, problem):
+    with pytest.raises(PlainError, match=problem):
+        load_model(name, **options)

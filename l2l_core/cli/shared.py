@@ -127,9 +127,12 @@ def listed(text: str | None) -> list[str]:
 
 def _options(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError('model_options must be JSON, e.g. {"patch": 16}.') from error
+        options = json.loads(text)
+    except json.JSONDecodeError:
+        options = None
+    if not isinstance(options, dict):
+        raise ConfigError('model_options must be JSON, e.g. {"heads": 12}.')
+    return options
 
 
 def find_run(name: str) -> Run:

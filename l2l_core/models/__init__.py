@@ -60,11 +60,13 @@ def load_model(
     if path is None:
         where = f" It comes from {spec.source}." if spec else ""
         raise PlainError(f"“{name}” needs a checkpoint: give the path of its weights.{where}")
-    known = [option.name for option in family.options]
-    if unknown := sorted(options.keys() - set(known)):
+    known = {option.name: option for option in family.options}
+    if unknown := sorted(options.keys() - known.keys()):
         raise PlainError(
             f"“{name}” has no option {', '.join(unknown)}. It has: {', '.join(known) or 'none'}."
         )
+    for key, value in options.items():
+        known[key].check(value)
     module, function = family.opener.split(":")
     opener = getattr(importlib.import_module(module), function)
     return opener(Path(path), **options).to(device).eval()

@@ -11,8 +11,13 @@ from torch.utils.checkpoint import checkpoint
 
 from l2l_core.errors import PlainError
 
-PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16, 512: 16}
-"""Attention heads of the published MAE and MAGE transformers, by width."""
+PUBLISHED_HEADS = {
+    "heads": {768: 12, 1024: 16, 1280: 16},
+    "decoder_heads": {512: 16, 768: 16, 1024: 16},
+}
+"""Attention heads of the published MAE and MAGE transformers, by width; the decoder of the smaller
+MAGE has more of them than its encoder.
+"""
 
 
 def sincos_position_table(width: int, grid: int) -> Tensor:
@@ -58,12 +63,13 @@ def count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def heads_of(width: int, heads: int | None, option: str) -> int:
-    """Attention heads: as asked, else as in the published models of this width, else width / 64.
+    """Attention heads: as asked, else as in the published models of this width, else width / 64;
+    `option` is "heads" (the encoder's) or "decoder_heads".
 
     Raises:
         ValueError: they do not divide the width.
     """
-    heads = heads or PUBLISHED_HEADS.get(width, max(1, width // 64))
-    if width % heads:
+    heads = heads or PUBLISHED_HEADS[option].get(width, max(1, width // 64))
+    if heads < 1 or width % heads:
         raise PlainError(f"{option}={heads} does not divide the width {width}; pass {option}=…")
     return heads

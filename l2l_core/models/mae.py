@@ -55,6 +55,11 @@ class MAEConfig:
     norm_pix_loss: bool = False
     """The decoder predicts pixels normalised by each patch's own mean and deviation."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for heads that do not divide their width."""
+        heads_of(self.width, self.heads, "heads")
+        heads_of(self.decoder_width, self.decoder_heads, "decoder_heads")
+
     @classmethod
     def from_state_dict(
         cls,
@@ -322,7 +327,7 @@ def open_mae(path: Path, **options: Any) -> MaskedAutoencoder:
             raise CheckpointError(f"“{path.name}” holds a {description.get('family')}, not a MAE.")
         try:
             config = MAEConfig(**{**description["config"], **options})
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise CheckpointError(f"“{path.name}”: {error}") from error
     else:
         if any(key.startswith("vit.") for key in state):

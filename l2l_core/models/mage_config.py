@@ -42,7 +42,9 @@ class MAGEConfig:
     """Decoding steps unless the caller says otherwise."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a temperature or a number of steps that cannot be."""
+        """Raises ValueError for heads, a temperature or a number of steps that cannot be."""
+        heads_of(self.width, self.heads, "heads")
+        heads_of(self.decoder_width, self.decoder_heads, "decoder_heads")
         if self.sampling_temperature <= 0 or self.steps < 1:
             raise PlainError("sampling_temperature must be above 0, and steps at least 1.")
 

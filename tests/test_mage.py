@@ -108,6 +108,17 @@ def test_view_drops_half_and_hides_the_hole(model, images):
     assert view.unknown[dropped].all()
 
 
+def test_scattered_holes_leave_something_to_see(model):
+    """A margin around holes that are everywhere would hide all; a compact hole has its margin."""
+    masks = torch.stack(
+        [parse_mask("random:0.5", 32, torch.Generator().manual_seed(0)), parse_mask("left:0.5", 32)]
+    )
+    hidden = model.hidden_tokens(masks)
+    touched = torch.nn.functional.max_pool2d(masks.float(), model.cell).flatten(1).bool()
+    assert torch.equal(hidden[0], touched[0]) and not touched[0].all()
+    assert hidden[1].reshape(8, 8)[:, 4].all() and not touched[1].reshape(8, 8)[:, 4].any()
+
+
 def test_what_is_hidden_does_not_reach_the_encoder(model):
     ids = torch.randint(16, (2, 64), generator=torch.Generator().manual_seed(2))
     masks = hole().expand(2, 32, 32)

@@ -44,6 +44,8 @@ UNUSED = (
 )
 """Tensors of the published files that no computation of MAGE reads; most are left from MAE."""
 SMOOTHING = 0.1
+MARGIN_TAKES = 0.5
+"""Of the tokens a hole leaves visible, the largest share that the margin around it may hide."""
 _EMBEDDED, _SCORED = "token_emb.word_embeddings.weight", "mlm_layer.word_embeddings"
 TOKENIZER_FILE = "vqgan_jax_strongaug.ckpt"
 
@@ -132,8 +134,8 @@ class MAGE(ImageToImageModel):
         return self.vqgan.tokenize(images.clamp(0, 1))
 
     def draw_view(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> MAGEView:
-        """Hide the tokens a hole touches and their neighbours, and at least half of all, as
-        published; drop half of all tokens, the other hidden ones come as the mask token.
+        """Hide the tokens of `hidden_tokens`, and at least half of all, as published; drop half of
+        all tokens, the other hidden ones come as the mask token.
         """
         hidden = self.hidden_tokens(masks)  # (B, L)
         half = hidden.shape[1] // 2
@@ -232,7 +234,7 @@ class MAGE(ImageToImageModel):
         generator: torch.Generator | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Regenerate every token whose cell touches the hole, and their neighbours, step by step.
+        """Regenerate the tokens of `hidden_tokens` step by step.
 
         Iterative decoding (MAGE, section 3.2; MaskGIT, CVPR 2022) over `steps` steps of a cosine
         schedule. Each sample draws from its own seed. Outside the hole the true pixels stay,
@@ -268,9 +270,14 @@ class MAGE(ImageToImageModel):
         return completed
 
     def hidden_tokens(self, masks: Tensor) -> Tensor:
-        """Tokens (B, L) whose cell pixel masks (B, H, W) touch, and the cells around them."""
+        """Tokens (B, L) whose cell pixel masks (B, H, W) touch, and a margin of one cell, as
+        published; no margin where it would hide nearly all that a scattered hole leaves visible.
+        """
         cells = F.max_pool2d(masks.float().unsqueeze(1), self.cell)
-        return F.max_pool2d(cells, 3, stride=1, padding=1).flatten(1).bool()
+        touched = cells.flatten(1).bool()
+        near = F.max_pool2d(cells, 3, stride=1, padding=1).flatten(1).bool()
+        visible, left = ((~hidden).sum(dim=1, keepdim=True) for hidden in (touched, near))
+        return torch.where(left < (1 - MARGIN_TAKES) * visible, touched, near)
 
 
 def open_mage(path: Path, *, tokenizer: str | Path | None = None, **options: Any) -> MAGE:

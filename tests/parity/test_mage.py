@@ -128,13 +128,17 @@ def test_training_mode(reference):
     check_tight(reference, "forward/train_mode/latent", model.encode(ids, view)[0])
 
 
+def inpainted_hole(reference):
+    """The hole (H, W) of the recorded inpainting."""
+    return (reference["inpaint/image"] != reference["inpaint/masked_image"]).any(dim=1)[0]
+
+
 @torch.no_grad()
 def test_each_decoding_step(reference):
     model, settings = open_reference(reference), reference.index["inpaint"]
     known = ~reference["inpaint/token_mask"].bool()
     truth = model.prepare(reference["inpaint/masked_image"])
-    size = model.image_size
-    hole = parse_mask("centre:0.5", size, None)
+    hole = inpainted_hole(reference)
     filled = torch.where(hole, torch.tensor(HOLE_COLOUR).view(3, 1, 1), reference["inpaint/image"])
     torch.testing.assert_close(filled, reference["inpaint/masked_image"])
     assert torch.equal(model.hidden_tokens(hole.unsqueeze(0)), ~known)
@@ -154,7 +158,8 @@ def test_each_decoding_step(reference):
         count = torch.tensor([max(1, min(length, int(unknown.sum()) - 1))])
         noise = reference["inpaint/steps/gumbel"][step].unsqueeze(0)
         heat = settings["temperature"][step]
-        assert math.isclose(heat, 6 * (1 - (settings["executed_iterations"][step] + 1) / 20))
+        done = (settings["executed_iterations"][step] + 1) / settings["num_iter"]
+        assert math.isclose(heat, settings["choice_temperature"] * (1 - done))
         for temperature, name in ((heat, "next_masked"), (0.0, "next_masked_temperature0")):
             again = hide_again(sureness, noise, temperature, count)
             assert torch.equal(again[0], reference[f"inpaint/steps/{name}"][step].bool()), name
@@ -188,7 +193,8 @@ def test_the_same_steps_are_run(reference):
     model, seen = open_reference(reference), []
     model.complete(
         reference["inpaint/image"],
-        parse_mask("centre:0.5", model.image_size, None),
+        inpainted_hole(reference),
+        steps=reference.index["inpaint"]["num_iter"],
         on_step=lambda step, of, images: seen.append((step, of)),
     )
     executed = len(reference.index["inpaint"]["executed_iterations"])

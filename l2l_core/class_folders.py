@@ -6,8 +6,8 @@
     classes:ROOT?list=FILE&except=1-200   every class of the tree but these
     classes:ROOT?take=1-100&each=50       the first 50 images of each class
 
-Which split is read is said apart: “train” is the folder ROOT/train or train2017, “test” is val,
-validation or val2017. Such a folder holds one of
+Several ranges are joined by commas: take=1-50,91-100. Which split is read is said apart: “train” is
+the folder ROOT/train or train2017, “test” is val, validation or val2017. Such a folder holds one of
 
     <class>/IMAGE            ImageNet-1K, Places-365
     <letter>/<class>/IMAGE   Places-365 in its first form; <letter>/<class>/<part>/IMAGE, too
@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,14 +37,18 @@ FORM = "classes:ROOT?list=FILE&take=1-100&each=50"
 SPLIT_NAMES = {"train": ("train", "train2017"), "test": ("val", "validation", "val2017")}
 
 
+Ranges = tuple[tuple[int, int], ...]
+"""Positions in a class list, first and last of each range, from 1."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """The parts of a `classes:` text."""
 
     root: Path
     list: Path | None = None
-    take: tuple[int, int] | None = None
-    leave: tuple[int, int] | None = None
+    take: Ranges = ()
+    leave: Ranges = ()
     """`except` in the text."""
     each: int | None = None
 
@@ -68,8 +72,8 @@ class Selection:
         return cls(
             Path(root).expanduser(),
             Path(given["list"]).expanduser() if "list" in given else None,
-            _positions("take", given.get("take")),
-            _positions("except", given.get("except")),
+            read_ranges("take", given["take"]) if "take" in given else (),
+            read_ranges("except", given["except"]) if "except" in given else (),
             int(each) if each else None,
         )
 
@@ -80,16 +84,18 @@ class Selection:
             DatasetError: the list is unreadable, too short, or names a class the tree lacks.
         """
         order = tree if self.list is None else read_class_list(self.list)
-        first, last = self.take or self.leave or (1, len(order))
+        ranges = self.take or self.leave or ((1, len(order)),)
+        last = max(end for _, end in ranges)
         if last > len(order):
             where = "the tree" if self.list is None else f"“{self.list.name}”"
-            raise DatasetError(f"Classes {first}-{last} are wanted, but {where} has {len(order)}.")
+            wanted = written(ranges)
+            raise DatasetError(f"Classes {wanted} are wanted, but {where} has {len(order)}.")
         if absent := [name for name in order[:last] if name not in set(tree)]:
             raise DatasetError(
                 f"“{self.root.name}” has no class “{absent[0]}” ({len(absent)} are missing). "
                 "Check the class list, and that the tree is whole."
             )
-        named = order[first - 1 : last]
+        named = [name for start, end in ranges for name in order[start - 1 : end]]
         return [name for name in tree if name not in set(named)] if self.leave else named
 
 
@@ -150,13 +156,29 @@ def _class_id(parts: Sequence[str]) -> str:
     return "-".join(parts[1:] if len(parts) > 1 and len(parts[0]) == 1 else parts)
 
 
-def _positions(name: str, text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)-(\d+)", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise DatasetError(f"{name}={text}: write first and last position, like {name}=1-100.")
-    return int(match[1]), int(match[2])
+def written(ranges: Iterable[tuple[int, int]]) -> str:
+    """Ranges of positions as `take` and `except` have them, in order, joined where they meet."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if joined and start <= joined[-1][1] + 1:
+            start, end = joined[-1][0], max(end, joined.pop()[1])
+        joined.append((start, end))
+    return ",".join(f"{start}-{end}" for start, end in joined)
+
+
+def read_ranges(name: str, text: str) -> Ranges:
+    """The ranges of a text like “1-100” or “1-50,91-100”; `name` is what an error calls it.
+
+    Raises:
+        DatasetError: it has another form.
+    """
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)-(\d+)", part)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise DatasetError(f"{name}={text}: write first and last position, like {name}=1-100.")
+        found.append((int(match[1]), int(match[2])))
+    return tuple(found)
 
 
 def _split_places(root: Path, split: str) -> tuple[Path, ...]:

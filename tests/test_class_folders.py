@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from l2l_core.class_folders import find_images, read_class_list
+from l2l_core.class_folders import find_images, read_class_list, written
 from l2l_core.config import UnlearnRequest
 from l2l_core.datasets import load_image_set
 from l2l_core.evaluation.evaluate import evaluation_sets
@@ -73,6 +73,13 @@ def test_a_list_gives_the_order_and_its_complement_is_the_proxy(imagenet, tmp_pa
     assert classes_of(f"{with_list}&take=2-2") == [SYNSETS[1]]
     assert classes_of(f"{with_list}&except=1-2") == [SYNSETS[0], SYNSETS[2]]
     assert classes_of(f"{with_list}&except=1-1") == SYNSETS[:3]
+    assert classes_of(f"classes:{imagenet}?except=1-1,3-3") == [SYNSETS[1], SYNSETS[3]]
+    assert classes_of(f"classes:{imagenet}?take=4-4,1-2") == [SYNSETS[3], *SYNSETS[:2]]
+
+
+def test_ranges_are_joined_where_they_meet():
+    assert written(((101, 200), (1, 100))) == "1-200"
+    assert written(((91, 100), (1, 10), (5, 12))) == "1-12,91-100"
 
 
 def test_a_class_without_validation_images_does_not_shift_the_others(imagenet):

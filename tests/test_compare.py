@@ -81,6 +81,9 @@ def test_a_proxy_is_images_of_another_kind(request_, tmp_path):
     proxies = Comparison(UnlearnRequest(**taken), ("ours",)).requests()["ours_proxy"].retain
     assert proxies == (f"classes:{tmp_path}?except=1-4",)
     assert {image.label for image in find_images(proxies[0], "train")} == {"c4"}
+    taken["retain"] = (f"classes:{tmp_path}?take=5-5",)  # what lies between is neither
+    proxies = Comparison(UnlearnRequest(**taken), ("ours",)).requests()["ours_proxy"].retain
+    assert {image.label for image in find_images(proxies[0], "train")} == {"c2", "c3"}
 
 
 @pytest.mark.slow

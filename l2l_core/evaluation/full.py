@@ -238,14 +238,11 @@ def _of_sets(
 
         everything = torch.arange(count)
         (then, *spread), (now, *spread_now) = (score(made, everything) for made in both)
-        error = half_sample_errors(values, concepts, seeded(seed, 25), draws, most)[2].item()
-        change = now - then
-        found = {
-            "before": then,
-            "after": now,
-            "change": change,
-            "interval": (change - 1.96 * error, change + 1.96 * error),
-        }
+        change, interval = now - then, None
+        if len(concepts.unique()) > 1:  # one design in many versions tells nothing of others
+            error = half_sample_errors(values, concepts, seeded(seed, 25), draws, most)[2].item()
+            interval = (change - 1.96 * error, change + 1.96 * error)
+        found = {"before": then, "after": now, "change": change, "interval": interval}
         return found | ({"spread": (*spread, *spread_now)} if spread else {})
 
     def frechet(made: Extracted, index: Tensor) -> tuple[float]:

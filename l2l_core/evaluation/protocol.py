@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from l2l_core.class_folders import KIND, find_images
+from l2l_core.class_folders import KIND, find_images, read_ranges, written
 from l2l_core.config import PRECISIONS, ConfigError, load_mapping
 from l2l_core.registry import defaults_of
 from l2l_core.stored_images import DatasetError
@@ -83,8 +83,8 @@ class Protocol:
         """
         parts = [f"list={classes}"] if classes else []
         if name == "others":
-            ends = [end for part in SETS for end in getattr(self, part).split("-")]
-            parts.append(f"except={min(map(int, ends))}-{max(map(int, ends))}")
+            taken = [r for part in SETS for r in read_ranges(part, getattr(self, part))]
+            parts.append(f"except={written(taken)}")
         else:
             parts.append(f"take={getattr(self, name)}")
         parts += [f"each={each}"] if each else []

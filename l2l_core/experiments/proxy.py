@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from l2l_core.builtin import builtin_index
-from l2l_core.class_folders import KIND, Selection, find_images
+from l2l_core.class_folders import KIND, Selection, find_images, written
 from l2l_core.config import UnlearnRequest
 from l2l_core.datasets import forgotten_ids
 from l2l_core.stored_images import DatasetError
@@ -44,11 +44,12 @@ def _other_group(forget: Sequence[str]) -> str:
 def _other_classes(specs: Sequence[str]) -> str:
     parts = [Selection.parse(spec) for spec in specs if spec.partition(":")[0] == KIND]
     places = {(part.root, part.list) for part in parts}
-    ends = [end for part in parts for end in part.take or ()]
-    if len(parts) < len(specs) or len(places) > 1 or len(ends) < 2 * len(parts):
+    if len(parts) < len(specs) or len(places) > 1 or not all(part.take for part in parts):
         raise DatasetError("the sets do not take classes of one tree: name a proxy with --proxy")
     order = f"list={parts[0].list}&" if parts[0].list else ""
-    spec = f"{KIND}:{parts[0].root}?{order}except={min(ends)}-{max(ends)}"
+    spec = (
+        f"{KIND}:{parts[0].root}?{order}except={written([r for part in parts for r in part.take])}"
+    )
     try:
         find_images(spec, "train")
     except DatasetError as error:

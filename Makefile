@@ -26,6 +26,7 @@ $(STAMP): requirements.txt requirements-dev.txt
 	@echo "Setting up $(VENV) (about 6 GB with PyTorch's CUDA libraries; a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 # Debian's chromium where it is, or can be installed; else Playwright's own.

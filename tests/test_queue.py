@@ -43,6 +43,19 @@ def test_cancelling(store):
     assert "already ended" in queue.cancel(store, waiting.id, "me")
 
 
+def test_a_cancelled_run_keeps_no_checkpoint(store):
+    waiting, orphan = submit(store), submit(store)
+    for run in (waiting, orphan):
+        run.checkpoint.write_bytes(b"to go on")
+    queue.cancel(store, waiting.id, "me")
+    orphan.set_state(status="running")
+    orphan.request_cancel()
+    queue.recover(store)
+    for run in (waiting, orphan):
+        assert run.state.status == "cancelled" and not run.checkpoint.exists()
+        assert not queue.can_go_on(run)
+
+
 def test_only_the_owner_cancels(store):
     run = submit(store, owner="me")
     with pytest.raises(RunError, match="no such run"):

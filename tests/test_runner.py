@@ -51,12 +51,14 @@ def test_metrics_have_before_after_and_the_noise_level(run):
 
 
 def test_cancelled_within_a_step_and_keeps_its_weights(run):
-    def cancel_at_two(event):
-        if event["kind"] == "step" and event["step"] == 2:
+    def cancel_at_three(event):
+        if event["kind"] == "step" and event["step"] == 3:
+            assert run.checkpoint.is_file()
             run.request_cancel()
 
-    assert execute(run, on_event=cancel_at_two) == "cancelled"
-    assert run.state.step == 2 and run.weights.is_file()
+    assert execute(run, on_event=cancel_at_three) == "cancelled"
+    assert run.state.step == 3 and run.weights.is_file()
+    assert not run.checkpoint.exists()  # a cancelled run never goes on
 
 
 def test_cancelled_while_the_weights_are_written_is_not_measured(run):

@@ -166,6 +166,8 @@ def _owned(store: RunStore, run_id: str, owner: str) -> Run:
 def _end(run: Run, status: str, message: str) -> None:
     run.set_state(status=status, finished=time.time(), message=message)
     run.log("end", status=status, message=message)
+    if status == "cancelled":
+        run.drop_checkpoint()
 
 
 def _is_executed(run: Run) -> bool:

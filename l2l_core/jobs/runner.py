@@ -237,7 +237,7 @@ class _Session:
         self.write_manifest(digest)
         self.run.set_state(status="done", finished=time.time(), message="")
         with suppress(OSError, RunError):  # it is done, whatever becomes of these
-            self.run.checkpoint.unlink(missing_ok=True)
+            self.run.drop_checkpoint()
             write_report(self.run)
 
     def heed_cancel(self) -> None:
@@ -255,6 +255,8 @@ class _Session:
             self.event("end", status=status, message=message)
         if self.is_main:
             self.run.set_state(status=status, finished=time.time(), message=message)
+            if status == "cancelled":
+                self.run.drop_checkpoint()
 
     def event(self, kind: str, **values: Any) -> None:
         """Log an event and pass it on."""

@@ -158,6 +158,10 @@ class Run:
         """Whether somebody asked."""
         return (self.folder / "cancel").exists()
 
+    def drop_checkpoint(self) -> None:
+        """Remove what a resumed run would need, once none can go on from it."""
+        self.checkpoint.unlink(missing_ok=True)
+
     def clear_temporary(self) -> None:
         """Remove what a killed process left half written."""
         for path in self.folder.rglob(".*.tmp"):

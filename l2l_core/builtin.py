@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from PIL import Image
 
-from l2l_core.models import assets_folder
+from l2l_core.registry import assets_folder
 
 GROUPS = (
     "smileys",

@@ -66,6 +66,17 @@ def seeded(seed: int, *stream: int) -> torch.Generator:
     return torch.Generator().manual_seed(mixed)
 
 
+def stream_per_sample(
+    count: int, generator: torch.Generator | None = None
+) -> list[torch.Generator]:
+    """A CPU generator for each of `count` samples, seeded in order from one generator (default:
+    seed 0), so that a sample's draws do not depend on the others.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    seeds = torch.randint(2**62, (count,), generator=generator, device=generator.device)
+    return [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: CUDA has an error of its own, the CPU's allocator and MPS raise a
     plain RuntimeError that says so.

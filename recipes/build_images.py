@@ -25,7 +25,7 @@ from pathlib import Path
 from PIL import Image
 
 from l2l_core.builtin import GROUPS, BuiltinImage
-from l2l_core.models import assets_folder
+from l2l_core.registry import assets_folder
 
 EMOJI, NAMES = "@lobehub/fluent-emoji-3d@1.1.0", "emojibase-data@17.0.0"
 WHEEL = "scikit-image"

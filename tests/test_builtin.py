@@ -1,7 +1,7 @@
 """The built-in images: all there, on white, and split by concept."""
 
 from l2l_core.builtin import GROUPS, builtin_index, groups, open_builtin
-from l2l_core.models import assets_folder
+from l2l_core.registry import assets_folder
 
 EXPECTED = {
     "people": 1881,

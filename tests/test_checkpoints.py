@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from l2l_core.models import MODELS, load_model
+from l2l_core.models import load_model
 from l2l_core.models.checkpoints import (
     CheckpointError,
     file_digest,
@@ -17,6 +17,7 @@ from l2l_core.models.checkpoints import (
     save_weights,
     state_digest,
 )
+from l2l_core.registry import MODELS
 from recipes.to_int8 import to_int8
 
 

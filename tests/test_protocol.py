@@ -32,12 +32,13 @@ from l2l_core.evaluation.published import PUBLISHED
 from l2l_core.evaluation.report import metrics_table
 from l2l_core.evaluation.sharded import evaluate_protocol
 from l2l_core.masks import parse_mask
-from l2l_core.models import MODELS, load_model
+from l2l_core.models import load_model
 from l2l_core.models.checkpoints import save_weights
 from l2l_core.models.mae import MAEConfig
 from l2l_core.models.mage_config import MAGEConfig
 from l2l_core.models.palette_config import PaletteConfig
 from l2l_core.models.palette_keys import network_state
+from l2l_core.registry import MODELS
 from l2l_core.runtime import seeded
 from l2l_core.unlearning.trainer import Trainer
 

@@ -8,8 +8,15 @@ import pytest
 
 from l2l_core.config import PRESETS, ConfigError, UnlearnRequest, preset_settings
 from l2l_core.errors import PlainError
-from l2l_core.models import FAMILIES, MODELS, defaults_of, family_of, load_model
-from l2l_core.registry import completion_steps, gold_standard
+from l2l_core.models import load_model
+from l2l_core.registry import (
+    FAMILIES,
+    MODELS,
+    completion_steps,
+    defaults_of,
+    family_of,
+    gold_standard,
+)
 
 SETTINGS = {field.name for field in dataclasses.fields(UnlearnRequest)}
 

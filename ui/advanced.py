@@ -17,7 +17,7 @@ from l2l_core.config import (
     field_docs,
     preset_settings,
 )
-from l2l_core.models import FAMILIES, Option, defaults_of
+from l2l_core.registry import FAMILIES, Option, defaults_of
 from ui import text
 from ui.form import defaults
 

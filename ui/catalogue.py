@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from l2l_core.builtin import BuiltinImage, builtin_index, groups, open_builtin
 from l2l_core.images import fit_square, to_png
-from l2l_core.models import FAMILIES, MODELS, ModelSpec
+from l2l_core.registry import FAMILIES, MODELS, ModelSpec
 from ui.checkpoints import OPENED, Opened
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from l2l_core.builtin import groups
 from l2l_core.config import ConfigError, UnlearnRequest, preset_settings
 from l2l_core.images import ImageError
-from l2l_core.models import FAMILIES, MODELS, defaults_of, family_of
+from l2l_core.registry import FAMILIES, MODELS, defaults_of, family_of
 from ui.catalogue import group_title, members
 from ui.uploads import read_uploads
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from l2l_core.config import PRESETS, ConfigError, preset_settings
 from l2l_core.jobs.store import Run
-from l2l_core.models import family_of
+from l2l_core.registry import family_of
 from ui.checkpoints import OPENED, Opened
 from ui.form import Form, count, defaults
 from ui.text import SETTINGS

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from l2l_core.models import assets_folder
+from l2l_core.registry import assets_folder
 from ui import html, text
 from ui.services import Studio
 from ui.tab_compare import build_compare

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from l2l_core.errors import PlainError
-from l2l_core.models import FAMILIES, assets_folder
+from l2l_core.registry import FAMILIES, assets_folder
 from ui import html, text
 from ui.advanced import by_family, family_options
 from ui.catalogue import builtin_cards, opened_cards, published_cards

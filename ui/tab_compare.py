@@ -15,7 +15,7 @@ from PIL import Image
 from l2l_core.errors import PlainError
 from l2l_core.images import fit_square, to_png
 from l2l_core.jobs.client import CompareRequest, CompareRow, Progress
-from l2l_core.models import assets_folder
+from l2l_core.registry import assets_folder
 from ui import html, html_compare, text
 from ui.run_choice import run_choice
 from ui.services import Studio

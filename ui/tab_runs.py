@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from l2l_core.errors import PlainError
-from l2l_core.models import FAMILIES, assets_folder
+from l2l_core.registry import FAMILIES, assets_folder
 from ui import html, text
 from ui.run_choice import run_choice
 from ui.services import Studio

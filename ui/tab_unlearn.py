@@ -11,7 +11,7 @@ import gradio as gr
 
 from l2l_core.config import preset_settings
 from l2l_core.errors import PlainError
-from l2l_core.models import defaults_of, family_of
+from l2l_core.registry import defaults_of, family_of
 from ui import html, text
 from ui.advanced import advanced_settings, by_family, family_options, suiting
 from ui.catalogue import group_choices, members, thumbnails

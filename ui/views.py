@@ -9,7 +9,7 @@ from typing import Any
 from l2l_core.evaluation.report import GONE, forgotten_share, is_kept, told_staying
 from l2l_core.jobs.queue import can_go_on
 from l2l_core.jobs.store import FINISHED, Run
-from l2l_core.models import FAMILIES, MODELS, family_of
+from l2l_core.registry import FAMILIES, MODELS, family_of
 from ui.form import count
 
 MOSTLY_GONE = 0.8

@@ -16,8 +16,8 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from l2l_core.models import assets_folder
 from l2l_core.models.checkpoints import CheckpointError, load_strict, read_checkpoint
+from l2l_core.registry import assets_folder
 
 EXTRACTOR = "built-in feature net"
 WIDTHS = (32, 64, 128, 256)

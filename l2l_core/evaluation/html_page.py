@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from l2l_core.models import assets_folder
+from l2l_core.registry import assets_folder
 
 text = html.escape
 

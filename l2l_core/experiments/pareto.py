@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from l2l_core.models import assets_folder
+from l2l_core.evaluation.html_page import page, table, text
 
+HEADS = ("Run", "Retain drift ↓", "Forget damage ↑", "On the front")
 Point = tuple[float, float]
 """(retain drift, forget damage): how far the mean cosine with the truth moved on retain images, up
 or down, for they are to be completed as before; and how much of it forget images lost. Good runs
@@ -59,8 +59,8 @@ def pareto_svg(
         x, y = place(point)
         told = f"{label}: retain drift {point[0]:.4f}, forget damage {point[1]:.4f}"
         marks.append(
-            f"<circle class={kind} cx={x} cy={y} r=5><title>{html.escape(told)}</title></circle>"
-            f"<text x={x + 8} y={y - 6}>{html.escape(label)}</text>"
+            f"<circle class={kind} cx={x} cy={y} r=5><title>{text(told)}</title></circle>"
+            f"<text x={x + 8} y={y - 6}>{text(label)}</text>"
         )
     base = height - bottom
     return (
@@ -90,30 +90,16 @@ def pareto_page(
     """
     front = pareto_front(points)
     beside = beside or {}
-    rows = "".join(
-        f"<tr><td>{html.escape(label)}</td><td>{drift:.4f}</td><td>{damage:.4f}</td>"
-        f"<td>{'yes' if number in front else ''}</td></tr>"
+    rows = [
+        [text(label), f"{drift:.4f}", f"{damage:.4f}", "yes" if number in front else ""]
         for number, (label, (drift, damage)) in enumerate(
             zip([*labels, *beside], [*points, *beside.values()], strict=True)
         )
-    )
-    style = (assets_folder() / "report.css").read_text(encoding="utf-8")
-    style += (
-        "polyline.axis { stroke: var(--line); } polyline.front { stroke: var(--retain); "
-        "stroke-dasharray: 4 3; } circle.front { fill: var(--retain); } "
-        "circle.beaten { fill: var(--quiet); } "
-        "circle.beside { fill: none; stroke: var(--forget); stroke-width: 2; }"
-    )
-    return (
-        "<!doctype html><html lang=en><head><meta charset=utf-8>"
-        '<meta name=viewport content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; "
-        "style-src 'unsafe-inline'\">"
-        f"<title>{html.escape(title)}</title><style>{style}</style></head><body><main>"
-        f"<h1>{html.escape(title)}</h1><figure>{pareto_svg(labels, points, beside)}"
-        f"<figcaption>{html.escape(note)}</figcaption></figure><div class=wide><table><thead><tr>"
-        "<th>Run</th><th>Retain drift ↓</th><th>Forget damage ↑</th><th>On the front</th></tr>"
-        f"</thead><tbody>{rows}</tbody></table></div></main></body></html>\n"
+    ]
+    return page(
+        title,
+        f"<h1>{text(title)}</h1><figure>{pareto_svg(labels, points, beside)}"
+        f"<figcaption>{text(note)}</figcaption></figure>{table(HEADS, rows)}",
     )
 
 

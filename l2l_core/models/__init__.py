@@ -7,33 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l2l_core.errors import PlainError
-from l2l_core.registry import (
-    FAMILIES,
-    MODELS,
-    Family,
-    ModelSpec,
-    Option,
-    assets_folder,
-    defaults_of,
-    family_of,
-)
+from l2l_core.registry import FAMILIES, MODELS, family_of
 
 if TYPE_CHECKING:
     from l2l_core.config import UnlearnRequest
     from l2l_core.models.base import ImageToImageModel
 
-__all__ = [
-    "FAMILIES",
-    "MODELS",
-    "Family",
-    "ModelSpec",
-    "Option",
-    "assets_folder",
-    "defaults_of",
-    "family_of",
-    "load_model",
-    "load_original",
-]
+__all__ = ["load_model", "load_original"]
 
 
 def load_model(

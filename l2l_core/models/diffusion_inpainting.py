@@ -28,6 +28,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from l2l_core.errors import PlainError
 from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
 from l2l_core.models.checkpoints import CheckpointError, load_strict, read_checkpoint
+from l2l_core.runtime import stream_per_sample
 
 UNSUPPORTED = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
 ENCODER = ("unet.time_embedding.", "unet.conv_in.", "unet.down_blocks.", "unet.mid_block.")
@@ -180,9 +181,7 @@ class DiffusionInpainting(ImageToImageModel):
         after each step.
         """
         hole = check_images(self, images, mask).unsqueeze(1)
-        generator = generator or torch.Generator().manual_seed(0)
-        seeds = torch.randint(2**62, (len(images),), generator=generator, device=generator.device)
-        streams = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
+        streams = stream_per_sample(len(images), generator)
         side = self.image_size // self.cell
         shape = (self.latent_channels, side, side)
         noise = torch.stack([torch.randn(shape, generator=g) for g in streams]).to(images.device)

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+from l2l_core.runtime import stream_per_sample
+
 
 def decode_iteratively(
     predict: Callable[[Tensor, Tensor], Tensor],
@@ -33,7 +35,7 @@ def decode_iteratively(
             schedule at the share that is unknown; False skips the steps whose share is above it, as
             published. generator: gives each sample a seed of its own.
     """
-    generators = _generators(len(ids), generator)
+    generators = stream_per_sample(len(ids), generator)
     ids, start = ids.clone(), unknown
     left = unknown.sum(dim=1)
     plan = _plan(start.sum(dim=1), ids.shape[1], steps, spread)
@@ -108,11 +110,6 @@ def blend(masks: Tensor, cell: int) -> Tensor:
     soft = gaussian_blur(wide, 2 * reach + 1, reach / 2).clamp(0, 1)
     edge = F.max_pool2d(hole, 2 * cell - 1, stride=1, padding=cell - 1)
     return torch.maximum(hole, soft * edge)
-
-
-def _generators(count: int, generator: torch.Generator | None) -> list[torch.Generator]:
-    seeds = torch.randint(2**62, (count,), generator=generator, dtype=torch.int64)
-    return [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
 
 
 def _uniform(generators: list[torch.Generator], length: int) -> Tensor:

@@ -30,6 +30,7 @@ from l2l_core.models.palette_sampling import (
     sample_fast,
     sample_renoising,
 )
+from l2l_core.runtime import stream_per_sample
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ class Palette(ImageToImageModel):
             raise PlainError(f"steps must be at least 1, got {steps}")
         hole = check_images(self, images, mask).unsqueeze(1)
         true = 2 * images.float() - 1
-        draw = _noise_per_sample(images, generator or torch.Generator().manual_seed(0))
+        draw = _noise_per_sample(images, generator)
         condition = torch.where(hole, draw(), true)
 
         def predict(noisy: Tensor, gammas: Tensor) -> Tensor:
@@ -242,11 +243,9 @@ class Palette(ImageToImageModel):
         return torch.cat([condition, torch.where(view.hole, inside, visible)], dim=1)
 
 
-def _noise_per_sample(images: Tensor, generator: torch.Generator) -> Callable[[], Tensor]:
+def _noise_per_sample(images: Tensor, generator: torch.Generator | None) -> Callable[[], Tensor]:
     """Draws standard normal noise (B, 3, H, W), each sample from a generator of its own."""
-    seeds = torch.randint(2**62, (len(images),), generator=generator, device=generator.device)
-    streams = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
-    shape = images.shape[1:]
+    streams, shape = stream_per_sample(len(images), generator), images.shape[1:]
 
     def draw() -> Tensor:
         return torch.stack([torch.randn(shape, generator=g) for g in streams]).to(images.device)

@@ -13,10 +13,11 @@ from playwright.sync_api import Page, expect
 from l2l_core.builtin import builtin_index, open_builtin
 from l2l_core.config import preset_settings
 from l2l_core.jobs.store import RunStore
-from l2l_core.models import FAMILIES, load_model
+from l2l_core.models import load_model
 from l2l_core.models.checkpoints import save_weights
 from l2l_core.models.palette import Palette
 from l2l_core.models.palette_config import PaletteConfig
+from l2l_core.registry import FAMILIES
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 PATIENCE = 600_000

@@ -25,6 +25,8 @@ from l2l_core.jobs.client import (
     address,
     authentication_key,
 )
+from l2l_core.jobs.measurer import CUT_SHORT, Measurer
+from l2l_core.jobs.results import Measuring, measuring, tell
 from l2l_core.jobs.store import Run, RunStore
 from l2l_core.jobs.worker import Worker
 from l2l_core.models.checkpoints import read_checkpoint
@@ -172,11 +174,17 @@ def test_two_processes_stop_together(store, request_settings, tmp_path):
     assert run.state.status == "interrupted" and run.checkpoint.is_file()
 
 
+def compared(client, request):
+    """The rows of a comparison, whatever is told before."""
+    *_, rows = client.watch_comparison(request)
+    return rows
+
+
 @pytest.mark.slow
 def test_the_completer(start, store, request_settings, picture_folders):
     client = CompleterClient(store.root)
     with pytest.raises(CompleterError, match="not ready"):
-        client.compare(CompareRequest("20260101-000000-00000000"))
+        compared(client, CompareRequest("20260101-000000-00000000"))
     run = submit(store, request_settings)
     start("worker")
     completer = start("completer")
@@ -184,11 +192,11 @@ def test_the_completer(start, store, request_settings, picture_folders):
     wait_for(lambda: os.path.exists(address(store.root)), "the completer")
 
     extra = to_png(read_image(f"{picture_folders[0]}/3.png").image)
-    rows = client.compare(CompareRequest(run.id, "centre:0.5", count=2, extra=(extra,)))
+    rows = compared(client, CompareRequest(run.id, "centre:0.5", count=2, extra=(extra,)))
     assert [row.role for row in rows] == ["forget"] * 2 + ["nearest"] * 2 + ["retain"] * 2 + [
         "extra"
     ]
-    again = client.compare(CompareRequest(run.id, "centre:0.5", count=2, extra=(extra,)))
+    again = compared(client, CompareRequest(run.id, "centre:0.5", count=2, extra=(extra,)))
     assert rows == again
     for row in rows:
         pictures = [read_image(p).image for p in (row.truth, row.hole, row.original, row.unlearned)]
@@ -197,8 +205,8 @@ def test_the_completer(start, store, request_settings, picture_folders):
         assert len(corners) == 1  # outside the hole nothing differs
         assert -1 <= row.after <= 1
 
-    other = client.compare(CompareRequest(run.id, "random:0.5", seed=1, count=1))
-    assert other[0].hole != client.compare(CompareRequest(run.id, "random:0.5", count=1))[0].hole
+    other = compared(client, CompareRequest(run.id, "random:0.5", seed=1, count=1))
+    assert other[0].hole != compared(client, CompareRequest(run.id, "random:0.5", count=1))[0].hole
     for bad, word in (
         (CompareRequest(run.id, "circle:1"), "no mask"),
         (CompareRequest(run.id, "file:hole.png"), "Draw"),
@@ -208,13 +216,13 @@ def test_the_completer(start, store, request_settings, picture_folders):
         (CompareRequest(run.id, extra=(b"no picture",)), "not an image"),
     ):
         with pytest.raises(CompleterError, match=word):
-            client.compare(bad)
+            compared(client, bad)
 
     with pytest.raises(AuthenticationError):  # a stranger is turned away, and the others served
         Client(address(store.root), authkey=b"guessed")
-    assert client.compare(CompareRequest(run.id, count=1))[0].role == "forget"
+    assert compared(client, CompareRequest(run.id, count=1))[0].role == "forget"
     with pytest.raises(CompleterError, match="too long"):
-        CompleterClient(store.root, patience=0).compare(CompareRequest(run.id, count=1))
+        compared(CompleterClient(store.root, patience=0), CompareRequest(run.id, count=1))
     assert start("completer").wait(PATIENCE) == 1  # the lock keeps a second one out
     completer.send_signal(signal.SIGTERM)
     assert completer.wait(PATIENCE) == 0 and not os.path.exists(address(store.root))
@@ -226,3 +234,12 @@ def test_the_key_is_made_once_for_its_owner(private_data):
         keys = set(pool.map(authentication_key, [private_data] * 8))
     assert len(keys) == 1
     assert (private_data / "completer.key").stat().st_mode & 0o077 == 0
+
+
+def test_why_measuring_failed_outlives_the_completer(store, request_settings):
+    failed, cut = submit(store, request_settings), submit(store, request_settings)
+    tell(failed, Measuring("The disk is full.", failed=True))
+    tell(cut, Measuring("Opening both models"))
+    Measurer(store, torch.device("cpu")).start()
+    assert measuring(failed) == Measuring("The disk is full.", failed=True)
+    assert measuring(cut) == Measuring(CUT_SHORT, failed=True)

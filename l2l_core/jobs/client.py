@@ -101,19 +101,9 @@ class CompleterClient:
     def __init__(self, root: Path, patience: float = PATIENCE_SECONDS) -> None:
         self.root, self.patience = root, patience
 
-    def compare(self, request: CompareRequest) -> list[CompareRow]:
-        """Rows for a run: forget, nearest retain, retain, and any extra pictures.
-
-        Raises:
-            CompleterError: not running, or the request cannot be met (the message says why).
-        """
-        for answer in self.watch_comparison(request):
-            if isinstance(answer, list):
-                return answer
-        raise CompleterError(_NOT_READY)
-
     def watch_comparison(self, request: CompareRequest) -> Iterator[Progress | list[CompareRow]]:
-        """How far it is, as often as there is news, and at last the rows.
+        """How far it is, as often as there is news, and at last the rows for a run: forget,
+        nearest retain, retain, and any extra pictures.
 
         Raises:
             CompleterError: not running, or the request cannot be met (the message says why).

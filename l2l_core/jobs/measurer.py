@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class Measurer:
-    """Takes runs to measure; `work` measures them."""
+    """Takes runs to measure; once started, measures them in their order."""
 
     def __init__(self, store: RunStore, device: torch.device) -> None:
         self.store, self.device = store, device
@@ -46,7 +46,10 @@ class Measurer:
     def start(self) -> None:
         """Work in a thread; what an earlier process left unfinished must be asked for again."""
         for path in self.store.folder.glob(f"*/{MEASURING}"):
-            tell(Run(path.parent), Measuring(CUT_SHORT, failed=True))
+            run = Run(path.parent)
+            now = measuring(run)
+            if now and not now.failed:  # else it has said why
+                tell(run, Measuring(CUT_SHORT, failed=True))
         threading.Thread(target=self._work, daemon=True).start()
 
     def ask(self, run_id: str) -> None:
@@ -64,17 +67,13 @@ class Measurer:
                 tell(run, Measuring("Waiting for its turn"))
                 self.waiting.put(run_id)
 
-    def work_off(self) -> None:
-        """Measure what waits; returns when nothing does."""
-        with suppress(queue.Empty):
-            while True:
-                self._take(self.waiting.get_nowait())
-
     def _work(self) -> None:
         while True:
-            self._take(self.waiting.get())
+            self.work_off()
 
-    def _take(self, run_id: str) -> None:
+    def work_off(self) -> None:
+        """Measure the run whose turn it is; waits until there is one."""
+        run_id = self.waiting.get()
         try:
             run = self.store.get(run_id)
         except RunError:  # erased while it waited

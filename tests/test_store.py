@@ -39,6 +39,14 @@ def test_a_run_keeps_its_request_state_and_pictures(store, request_):
     assert run.folder.stat().st_mode & 0o077 == 0
 
 
+def test_others_runs_do_not_exist_and_nobody_owns_an_unowned_one(store, request_):
+    mine, nobodys = store.create(request_, owner="me"), store.create(request_)
+    assert store.owned(mine.id, "me").id == mine.id
+    for run, owner in ((mine, "you"), (mine, ""), (nobodys, "me"), (nobodys, "")):
+        with pytest.raises(RunError, match="no such run"):
+            store.owned(run.id, owner)
+
+
 def test_state_changes_are_whole(store, request_):
     run = store.create(request_)
     assert run.set_state(status="running", step=2) == run.state

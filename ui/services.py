@@ -28,8 +28,7 @@ from l2l_core.jobs.client import (
 from l2l_core.jobs.reports import export_run, report_of
 from l2l_core.jobs.results import Measuring, measuring
 from l2l_core.jobs.store import Run, RunError, RunStore
-from l2l_core.models import FAMILIES
-from l2l_core.registry import completion_steps
+from l2l_core.registry import FAMILIES, completion_steps
 from ui import views
 from ui.checkpoints import OPENED, Checkpoints, Opened
 from ui.evaluations import Evaluation, Tried, aim_of, evaluation_of, tried
@@ -163,7 +162,7 @@ class Studio:
         Raises:
             RunError: no such run, or it is somebody else's.
         """
-        return self._view(self.owned(run_id, owner))
+        return self._view(self.store.owned(run_id, owner))
 
     def history(self, owner: str) -> list[View]:
         """One's runs, newest first."""
@@ -190,7 +189,7 @@ class Studio:
 
     def previews(self, run_id: str, owner: str, step: int) -> dict[str, bytes]:
         """Strips of the samples as `views.previews` has them. Raises as `view`."""
-        return views.previews(self.owned(run_id, owner), step)
+        return views.previews(self.store.owned(run_id, owner), step)
 
     def evaluation(self, run_id: str, owner: str) -> Evaluation:
         """What was measured of one's own run, with the pictures of its map.
@@ -198,11 +197,11 @@ class Studio:
         Raises:
             RunError: no such run, or it is somebody else's.
         """
-        return evaluation_of(self.owned(run_id, owner))
+        return evaluation_of(self.store.owned(run_id, owner))
 
     def measuring(self, run_id: str, owner: str) -> Measuring | None:
         """How far the measurement of one's own run is; None if none goes on. Raises as above."""
-        return measuring(self.owned(run_id, owner))
+        return measuring(self.store.owned(run_id, owner))
 
     def usual_steps(self, run_id: str, owner: str) -> int | None:
         """In how many steps the model of one's own run completes; None if in one pass.
@@ -210,7 +209,7 @@ class Studio:
         Raises:
             RunError: no such run, or it is somebody else's.
         """
-        request = self.owned(run_id, owner).request
+        request = self.store.owned(run_id, owner).request
         return completion_steps(request.model, request.model_options)
 
     def tried(self, run_id: str, owner: str) -> list[Tried]:
@@ -220,7 +219,7 @@ class Studio:
         Raises:
             RunError: no such run, or it is somebody else's.
         """
-        found, asked = [], aim_of(self.owned(run_id, owner))
+        found, asked = [], aim_of(self.store.owned(run_id, owner))
         for run in self.store.runs(owner)[:LISTED]:
             with suppress(RunError):  # erased or damaged meanwhile
                 metrics = run.metrics if run.state.status == "done" else None
@@ -234,7 +233,7 @@ class Studio:
         Raises:
             RunError: no such run, or it is somebody else's.
         """
-        return differences(self.owned(first, owner), self.owned(second, owner))
+        return differences(self.store.owned(first, owner), self.store.owned(second, owner))
 
     def form_of(self, run_id: str, owner: str, scratch: Path) -> Form:
         """The form that asks for one's own run again, its uploads copied into `scratch`.
@@ -242,7 +241,7 @@ class Studio:
         Raises:
             PlainError: no such run, or it cannot be asked for here again; the message says why.
         """
-        return form_of(self.owned(run_id, owner), self.checkpoints.all(owner), scratch)
+        return form_of(self.store.owned(run_id, owner), self.checkpoints.all(owner), scratch)
 
     # --- acting ----------------------------------------------------------------------------------
 
@@ -268,7 +267,7 @@ class Studio:
         Raises:
             RunError, CompleterError: with a sentence for the page.
         """
-        self.owned(request.run_id, owner)
+        self.store.owned(request.run_id, owner)
         return self.completer.watch_comparison(request)
 
     def measure(self, run_id: str, owner: str) -> None:
@@ -277,7 +276,7 @@ class Studio:
         Raises:
             RunError, CompleterError: with a sentence for the page.
         """
-        self.completer.measure(self.owned(run_id, owner).id)
+        self.completer.measure(self.store.owned(run_id, owner).id)
 
     def erase(self, run_id: str, owner: str) -> str:
         """Erase one's own run; returns what was erased.
@@ -285,7 +284,7 @@ class Studio:
         Raises:
             RunError: no such run, somebody else's, or still running.
         """
-        return self.store.delete(self.owned(run_id, owner).id)
+        return self.store.delete(self.store.owned(run_id, owner).id)
 
     def download(self, run_id: str, owner: str, name: str, scratch: Path) -> Path:
         """A file of one's own run: “weights.safetensors”; or one that is written into `scratch`:
@@ -294,7 +293,7 @@ class Studio:
         Raises:
             RunError: no such run or file.
         """
-        run = self.owned(run_id, owner)
+        run = self.store.owned(run_id, owner)
         made = scratch / f"{run.id}-{time.time_ns()}-{name}"
         if name == "weights.safetensors" and run.weights.is_file():
             return run.weights
@@ -304,17 +303,6 @@ class Studio:
             write_atomically(made, _REPORTS[name](report_of(run)))
             return made
         raise RunError("This run has no such file.")
-
-    def owned(self, run_id: str, owner: str) -> Run:
-        """One's own run; others' do not exist.
-
-        Raises:
-            RunError: no such run.
-        """
-        run = self.store.get(run_id)
-        if not owner or run.state.owner != owner:
-            raise RunError("There is no such run; it may have been erased.")
-        return run
 
     def _view(self, run: Run) -> View:
         queued = run.state.status == "queued"

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from l2l_core.files import write_atomically
-from l2l_core.jobs.store import GONE, Run, RunError, RunStore
+from l2l_core.jobs.store import Run, RunError, RunStore
 
 MOST_DEATHS = 3
 """A run that kills its worker so often without getting further would block everybody else's."""
@@ -66,7 +66,7 @@ def cancel(store: RunStore, run_id: str, owner: str) -> str:
         RunError: no such run, or it is somebody else's.
     """
     with store.changing():
-        run = _owned(store, run_id, owner)
+        run = store.owned(run_id, owner)
         if run.state.status == "running":
             run.request_cancel()
             return "Stopping after the current step."
@@ -91,7 +91,7 @@ def resume(store: RunStore, run_id: str, owner: str) -> str:
         RunError: no such run, somebody else's, or one that cannot go on.
     """
     with store.changing():
-        run = _owned(store, run_id, owner)
+        run = store.owned(run_id, owner)
         if not can_go_on(run):
             raise RunError(f"This run cannot go on: it is {run.state.status}.")
         (run.folder / "cancel").unlink(missing_ok=True)
@@ -154,13 +154,6 @@ def rest(store: RunStore) -> None:
 
 def _heartbeat(store: RunStore) -> Path:
     return store.root / "worker.heartbeat"
-
-
-def _owned(store: RunStore, run_id: str, owner: str) -> Run:
-    run = store.get(run_id)
-    if not owner or run.state.owner != owner:
-        raise RunError(GONE)
-    return run
 
 
 def _end(run: Run, status: str, message: str) -> None:

@@ -240,6 +240,17 @@ class RunStore:
             raise RunError(GONE)
         return Run(folder)
 
+    def owned(self, run_id: str, owner: str) -> Run:
+        """One's own run; others' do not exist, and nobody owns those without an owner.
+
+        Raises:
+            RunError: no such run.
+        """
+        run = self.get(run_id)
+        if not owner or run.state.owner != owner:
+            raise RunError(GONE)
+        return run
+
     def states(self) -> list[tuple[Run, RunState]]:
         """All runs with their states, newest first; what is being erased or damaged is left out."""
         found = []

@@ -8,9 +8,13 @@ import torch
 import l2l_core as l2l
 from l2l_core.config import ConfigError, UnlearnRequest
 from l2l_core.evaluation import evaluate
-from l2l_core.jobs.runner import execute
+from l2l_core.jobs.client import CompareRequest
+from l2l_core.jobs.completer import Completer
+from l2l_core.jobs.opening import open_models
+from l2l_core.jobs.runner import execute, measure
 from l2l_core.jobs.store import RunError, RunStore
-from l2l_core.models.checkpoints import file_digest
+from l2l_core.models.checkpoints import file_digest, save_weights
+from l2l_core.unlearning.trainer import OtherOriginalError
 
 
 @pytest.fixture
@@ -93,6 +97,37 @@ def test_interrupted_and_resumed_is_the_same_run(run, request_settings):
         json.loads((run.folder / "manifest.json").read_text())["model_after"]
         == (json.loads((whole.folder / "manifest.json").read_text())["model_after"])
     )
+
+
+def replace_original(model, checkpoint):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    save_weights(model.state_dict(), checkpoint, model.describe())
+
+
+def test_a_replaced_original_is_not_measured(run, tiny_mae, tiny_checkpoint):
+    execute(run)
+    assert measure(run, "centre:0.5")["sets"] and open_models(run, "cpu")
+    replace_original(tiny_mae, tiny_checkpoint)
+    for act in (lambda: measure(run, "centre:0.5"), lambda: open_models(run, "cpu")):
+        with pytest.raises(OtherOriginalError, match="have been replaced"):
+            act()
+
+
+def test_a_replaced_original_is_not_compared(run, request_settings, tiny_mae, tiny_checkpoint):
+    def before(completer, run):
+        return [row["before"] for row in completer.compare(CompareRequest(run.id))[0]["rows"]]
+
+    execute(run)
+    warm = Completer(RunStore(), "cpu")
+    assert before(warm, run)
+    replace_original(tiny_mae, tiny_checkpoint)
+    later = RunStore().create(UnlearnRequest.from_dict(request_settings))
+    execute(later)
+    assert before(warm, later) == before(Completer(RunStore(), "cpu"), later)
+    with pytest.raises(OtherOriginalError, match="have been replaced"):
+        warm.compare(CompareRequest(run.id))
 
 
 def test_a_missing_set_fails_in_words(request_settings):

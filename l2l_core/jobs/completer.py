@@ -37,14 +37,14 @@ from l2l_core.jobs.client import (
 )
 from l2l_core.jobs.gallery import Gallery
 from l2l_core.jobs.measurer import Measurer
-from l2l_core.jobs.opening import try_checkpoint
-from l2l_core.jobs.runner import describe_error
+from l2l_core.jobs.opening import stamp_of, try_checkpoint
+from l2l_core.jobs.runner import describe_error, open_original, original_digest
 from l2l_core.jobs.store import Run, RunError, RunStore
 from l2l_core.jobs.warm import Warm
 from l2l_core.masks import MaskError, mask_from_drawing, parse_mask
-from l2l_core.models import load_model, load_original
+from l2l_core.models import load_model
 from l2l_core.models.base import ImageToImageModel, OnStep
-from l2l_core.registry import gold_standard
+from l2l_core.registry import gold_standard, original_path
 from l2l_core.runtime import autocast, choose_device, choose_precision, seeded
 
 SHOWN_SIDE = 256
@@ -73,7 +73,8 @@ class Completer:
         it is.
 
         Raises:
-            PlainError: no such run, or a mask, a picture or an image set that cannot be read.
+            PlainError: no such run, a mask, a picture or an image set that cannot be read, or an
+                original that has been replaced.
         """
         if request.steps is not None and not 1 <= request.steps <= MOST_STEPS:
             raise PlainError(f"Steps must be a number from 1 to {MOST_STEPS}.")
@@ -120,13 +121,14 @@ class Completer:
         request = run.request
         device = str(self.device)
         options = tuple(sorted(request.model_options.items()))
+        stamp = stamp_of(original_path(request.model, request.checkpoint))
         original = self.originals.get(
-            (request.model, request.checkpoint, options),
-            lambda: load_original(request, device),
+            (request.model, request.checkpoint, options, stamp, original_digest(run)),
+            lambda: open_original(run, device),
         )
-        stamp = run.weights.stat().st_mtime_ns
         unlearned = self.unlearned.get(
-            (run.id, stamp), lambda: load_model(request.model, run.weights, device=device)
+            (run.id, stamp_of(run.weights)),
+            lambda: load_model(request.model, run.weights, device=device),
         )
         models = {"original": original, "unlearned": unlearned}
         if gold := gold_standard(request.model, request.forget, request.checkpoint):

@@ -8,14 +8,24 @@ from typing import Any
 
 from l2l_core.errors import PlainError
 from l2l_core.jobs.client import Message
-from l2l_core.jobs.runner import describe_error
+from l2l_core.jobs.runner import describe_error, open_original
 from l2l_core.jobs.store import Run
-from l2l_core.models import load_model, load_original
+from l2l_core.models import load_model
 from l2l_core.models.base import ImageToImageModel
 from l2l_core.registry import FAMILIES, gold_standard
 from l2l_core.runtime import choose_device
 
 logger = logging.getLogger(__name__)
+Stamp = tuple[int, int, int]
+"""Time in ns, size and inode of a file: files that replace each other differ in one of them."""
+
+
+def stamp_of(path: Path | None) -> Stamp | None:
+    """A file's or folder's stamp; None if there is none."""
+    if path is None or not path.exists():
+        return None
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def try_checkpoint(checkpoint: str, family: str, options: dict[str, Any]) -> Message:
@@ -51,11 +61,12 @@ def open_models(
 
     Raises:
         ValueError: a model or the device cannot be had.
+        OtherOriginalError: the weights the run started from have been replaced since.
     """
     request, place = run.request, str(choose_device(device))
     gold = gold or gold_standard(request.model, request.forget, request.checkpoint)
     return (
-        load_original(request, place),
+        open_original(run, place),
         load_model(request.model, run.weights, device=place),
         load_model(request.model, gold, device=place, **request.model_options) if gold else None,
     )

@@ -26,12 +26,14 @@ from l2l_core.evaluation.report import verdict
 from l2l_core.files import replacing, write_atomically
 from l2l_core.jobs.previews import Previews
 from l2l_core.jobs.reports import write_report
+from l2l_core.jobs.results import read_json
 from l2l_core.jobs.store import Run, RunError, RunStore, create_run
 from l2l_core.models import load_model, load_original
+from l2l_core.models.base import ImageToImageModel
 from l2l_core.models.checkpoints import file_digest, save_weights, state_digest
 from l2l_core.registry import FAMILIES
 from l2l_core.runtime import choose_device, describe_device, is_out_of_memory
-from l2l_core.unlearning.trainer import Trainer
+from l2l_core.unlearning.trainer import OtherOriginalError, Trainer
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "safetensors", "pillow", "numpy")
 STEPWISE_LIMIT = 64
@@ -136,16 +138,39 @@ def measure(run: Run, mask: str, device: str | None = None) -> dict[str, Any]:
 
     Raises:
         RunError: it has no weights.
+        OtherOriginalError: the weights it started from have been replaced since.
     """
     if not run.weights.is_file():
         raise RunError("This run has no weights to measure.")
     request = run.request
     device = str(choose_device(device or request.device))
-    before = load_original(request, device)
+    before = open_original(run, device)
     after = load_model(request.model, run.weights, device=device)
     limit = quick_limit(before.family)
     sets = evaluation_sets(request, before.image_size, run.folder, limit, seen=True)
     return evaluate(request, before, after, sets, mask)
+
+
+def open_original(run: Run, device: str) -> ImageToImageModel:
+    """The model that a run started from.
+
+    Raises:
+        ValueError: it cannot be had.
+        OtherOriginalError: its weights have been replaced since the run ended.
+    """
+    model, known = load_original(run.request, device), original_digest(run)
+    if known and state_digest(model.state_dict()) != known:
+        raise OtherOriginalError(
+            "The weights this run started from have been replaced since, so there is nothing to "
+            "compare it with. Run it anew."
+        )
+    return model
+
+
+def original_digest(run: Run) -> str:
+    """Of all parameters of the model that a finished run started from; "" if it is not finished."""
+    manifest = read_json(run.folder / "manifest.json") or {}
+    return manifest.get("model_before", "")
 
 
 class _Session:

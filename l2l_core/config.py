@@ -94,7 +94,7 @@ class UnlearnRequest:
     """Share of the steps over which the rate rises to its peak; then a half cosine down to 0."""
     weight_decay: float = FROM_MODEL
     """On weights; biases, norms and other vectors are not decayed."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] = FROM_MODEL
     """AdamW's two averaging factors."""
     clip: float = 3.0
     """Largest gradient norm."""

@@ -103,6 +103,8 @@ def _shipped(name: str | None) -> Path | None:
     return path if path and path.is_file() else None
 
 
+BETAS = (0.9, 0.95)
+"""Of AdamW, published for MAE and MAGE."""
 PER_256 = 1e-4
 """Published base rate of MAE and MAGE; it scales with batch / 256."""
 _HEADS = (
@@ -118,6 +120,7 @@ FAMILIES: dict[str, Family] = {
             "alpha": 0.25,
             "learning_rate": PER_256 * 32 / 256,
             "weight_decay": 0.05,
+            "betas": BETAS,
             "steps": 1000,
             "batch_size": 32,
         },
@@ -138,6 +141,7 @@ FAMILIES: dict[str, Family] = {
             "alpha": 0.25,
             "learning_rate": PER_256 * 32 / 256,
             "weight_decay": 0.05,
+            "betas": BETAS,
             "steps": 1000,
             "batch_size": 32,
         },
@@ -188,6 +192,7 @@ FAMILIES: dict[str, Family] = {
             "alpha": 0.25,
             "learning_rate": 5e-5,
             "weight_decay": 0.0,
+            "betas": (0.9, 0.999),
             "steps": 1000,
             "batch_size": 12,
         },
@@ -251,6 +256,7 @@ FAMILIES: dict[str, Family] = {
             "alpha": 0.25,
             "learning_rate": 1e-5,
             "weight_decay": 0.0,
+            "betas": BETAS,
             "steps": 1000,
             "batch_size": 4,
         },
@@ -327,7 +333,13 @@ MODELS: dict[str, ModelSpec] = {
             "Palette Fluent",
             "2.8",
             completion_steps=12,
-            defaults={"alpha": 0.035, "learning_rate": 5e-3, "steps": 550, "batch_size": 6},
+            defaults={
+                "alpha": 0.035,
+                "learning_rate": 5e-3,
+                "betas": BETAS,
+                "steps": 550,
+                "batch_size": 6,
+            },
         ),
         _published_mae("base", "112"),
         _published_mae("large", "330"),

@@ -33,7 +33,7 @@ def test_openers_exist_and_take_a_path_and_options(name):
 @pytest.mark.parametrize("name", [*FAMILIES, *MODELS])
 def test_defaults_make_a_request(name):
     """Settings left open take the model's values; the others stay as they are."""
-    of_model = {"alpha", "learning_rate", "weight_decay", "steps", "batch_size"}
+    of_model = {"alpha", "learning_rate", "weight_decay", "betas", "steps", "batch_size"}
     assert set(defaults_of(name)) == of_model <= SETTINGS
     request = UnlearnRequest(forget=("builtin:flags",), model=name, alpha=0.125)
     assert request.alpha == 0.125

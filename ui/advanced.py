@@ -55,7 +55,11 @@ def advanced_settings() -> dict[str, gr.components.Component]:
 def suiting(model: str, preset: str) -> dict[str, gr.Textbox]:
     """The settings whose default follows the model, by name: empty, showing what that means."""
     values = defaults_of(model) | preset_settings(preset, model)
-    return {name: gr.Textbox(placeholder=f"{value:g}") for name, value in values.items()}
+    return {
+        name: gr.Textbox(placeholder=f"{value:g}")
+        for name, value in values.items()
+        if name not in ONLY_BY_COMMAND
+    }
 
 
 @dataclasses.dataclass(frozen=True)

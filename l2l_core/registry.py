@@ -326,7 +326,7 @@ MODELS: dict[str, ModelSpec] = {
             "3.5",
             completion_steps=12,
             gold={"builtin:flags": "mage-fluent-without-flags.safetensors"},
-            defaults={"alpha": 1.0, "learning_rate": 2e-3, "steps": 140, "batch_size": 16},
+            defaults={"alpha": 1.0, "learning_rate": 2e-3, "steps": 200, "batch_size": 16},
         ),
         _fluent(
             "palette",

@@ -9,9 +9,10 @@ import torch
 from typer.testing import CliRunner
 
 from l2l_core.cli import app
-from l2l_core.config import UnlearnRequest
+from l2l_core.config import UnlearnRequest, dump_json
 from l2l_core.errors import PlainError
-from l2l_core.jobs.reports import export_run, write_report
+from l2l_core.files import write_atomically
+from l2l_core.jobs.reports import environment_of, export_run, write_report
 from l2l_core.jobs.runner import execute
 from l2l_core.jobs.store import RunError, RunStore
 from l2l_core.models import load_model
@@ -41,6 +42,23 @@ def test_the_zip_holds_nothing_private_and_no_pictures(run, request_settings, tm
         assert word not in told
     assert json.loads(files["request.json"])["checkpoint"] == "own checkpoint"
     assert not any(name.endswith((".png", ".jpg", ".pt")) for name in files)
+
+
+def test_the_report_says_what_the_run_was_and_ran_on(run):
+    told, manifest = environment_of(run), json.loads((run.folder / "manifest.json").read_bytes())
+    assert told["run"] == run.id and told["started"] <= told["finished"]
+    assert told["model_before"] == manifest["model_before"] != told["model_after"]
+    assert told["torch"] == torch.__version__.split("+")[0]
+    assert {"device", "threads", "precision", "python"} <= told.keys()
+    assert told["model_after"] in (run.folder / "report.html").read_text()
+
+
+def test_the_zip_has_the_quick_look_and_the_full_table(run, tmp_path):
+    quick = run.metrics
+    write_atomically(run.folder / "evaluation.json", dump_json(quick | {"seed": 123}))
+    files = unzipped(export_run(run, tmp_path / "run.zip"))
+    assert json.loads(files["metrics.json"])["seed"] == quick["seed"] != 123
+    assert json.loads(files["evaluation.json"])["seed"] == 123
 
 
 def test_the_manifest_in_the_zip_is_of_its_files(run, tmp_path):

@@ -7,10 +7,8 @@ images never appear, and pictures only if they are handed over, which is the own
 from __future__ import annotations
 
 import base64
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any
 
 from l2l_core.config import dump_json
@@ -34,7 +32,6 @@ from l2l_core.evaluation.report import (
     verdict,
 )
 
-PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy")
 IMAGE_SETS = ("forget", "retain")
 
 
@@ -54,7 +51,7 @@ class RunReport:
 
     title: str
     request: dict[str, Any]
-    environment: dict[str, str]
+    environment: dict[str, Any]
     metrics: dict[str, Any]
     losses: tuple[tuple[int, float, float], ...]
     """(step, retain, forget)"""
@@ -81,7 +78,7 @@ def run_report(
     request: Mapping[str, Any],
     metrics: Mapping[str, Any],
     losses: Sequence[tuple[int, float, float]],
-    device: str,
+    environment: Mapping[str, Any],
     samples: Sequence[Sample] = (),
     embedding_map: Mapping[str, Any] | None = None,
     audits: Mapping[str, Any] | None = None,
@@ -94,14 +91,14 @@ def run_report(
         request: `UnlearnRequest.to_dict()`.
         metrics: what `evaluate` or `evaluate_full` returned.
         losses: (step, retain, forget) of each step.
-        device: as `describe_device` names it.
+        environment: what the run ran on, and digests of its models.
         samples: pictures to show; none unless the owner chose them.
         embedding_map, audits, protocols: what else was measured, as `RunReport` has it.
     """
     return RunReport(
         title,
         public_request(request),
-        environment(device),
+        dict(environment),
         _without_paths(metrics),
         tuple(losses),
         tuple(samples),
@@ -119,12 +116,6 @@ def public_request(request: Mapping[str, Any]) -> dict[str, Any]:
     }
     own = {"checkpoint": "own checkpoint"} if request.get("checkpoint") else {}
     return _without_paths(request) | sets | own
-
-
-def environment(device: str) -> dict[str, str]:
-    """Versions and device, as numbers depend on them."""
-    versions = {package: version(package) for package in PACKAGES}
-    return {"python": platform.python_version(), **versions, "device": device}
 
 
 def to_json(report: RunReport) -> str:
@@ -157,7 +148,7 @@ def to_html(report: RunReport) -> str:
         f"<h2>Losses</h2>{loss_curve(report.losses)}" if len(report.losses) > 1 else "",
         _samples(report.samples),
         f"<h2>What this does not show</h2>{bullets(report.limits)}",
-        f"<h2>Request</h2>{facts(request)}<h2>Environment</h2>{facts(report.environment)}",
+        f"<h2>Request</h2>{facts(request)}<h2>Run</h2>{facts(report.environment)}",
     ]
     return page(report.title, "".join(parts))
 

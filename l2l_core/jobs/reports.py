@@ -12,6 +12,7 @@ import secrets
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,6 @@ def report_of(run: Run, metrics: dict[str, Any] | None = None) -> RunReport:
     if metrics is None:
         raise RunError(f"This run has no numbers: it is {run.state.status}.")
     events = run.events()
-    devices = [event["device"] for event in events if "device" in event]
     audits = {kind: read_json(run.folder / f"audit-{kind}.json") for kind in TITLES}
     protocols = [read_json(path) for path in sorted(run.folder.glob("protocol/*/results.json"))]
     return run_report(
@@ -55,11 +55,25 @@ def report_of(run: Run, metrics: dict[str, Any] | None = None) -> RunReport:
         run.request.to_dict(),
         metrics,
         [(e["step"], e["retain"], e["forget"]) for e in events if e["kind"] == "step"],
-        devices[-1] if devices else "",
+        environment_of(run),
         embedding_map=embedding_map(run),
         audits={kind: found for kind, found in audits.items() if found},
         protocols=[found for found in protocols if found],
     )
+
+
+def environment_of(run: Run) -> dict[str, Any]:
+    """What a finished run was and ran on: id, times, versions, device, digests of both models."""
+    manifest, state = read_json(run.folder / "manifest.json") or {}, run.state
+    times = {"started": state.started, "finished": state.finished}
+    found = {"run": run.id} | {
+        name: datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
+        for name, time in times.items()
+        if time
+    }
+    known = ("device", "threads", "precision", "model_before", "model_after")
+    found |= {name: manifest[name] for name in known if name in manifest}
+    return found | manifest.get("versions", {})
 
 
 def report_files(run: Run, report: RunReport) -> dict[str, str]:
@@ -113,8 +127,10 @@ def export_run(run: Run, path: Path) -> Path:
         "events.jsonl": "".join(map(_public_line, run.events())).encode(),
     }
     if run.metrics:
+        files["metrics.json"] = dump_json(report_of(run, run.metrics).metrics).encode()
         report = report_of(run)
-        files["metrics.json"] = dump_json(report.metrics).encode()
+        if evaluation(run):
+            files["evaluation.json"] = dump_json(report.metrics).encode()
         files |= {name: text.encode() for name, text in report_files(run, report).items()}
     weights = str(run.weights.relative_to(run.folder))
     if manifest := read_json(run.folder / "manifest.json"):

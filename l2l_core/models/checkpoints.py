@@ -34,17 +34,23 @@ class CheckpointError(PlainError):
     """A checkpoint that cannot be used; the message says why and what would do."""
 
 
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Names of weights in the hub's layout; the first that is there is read."""
+
+
 def read_checkpoint(path: str | Path) -> tuple[State, dict[str, Any]]:
     """All tensors of a weights file, out of any `model` or `state_dict` level, and its description.
 
-    A folder stands for the hub's layout, `model.safetensors` beside `config.json`. The description
+    A folder stands for the hub's layout: one of `HUB_FILES` beside `config.json`. The description
     is our own header, or the hub's configuration, or empty.
 
     Raises:
         CheckpointError: missing, unreadable, not weights only, or holding NaN or infinite values.
     """
     path = Path(path)
-    file = path / "model.safetensors" if path.is_dir() else path
+    file = path
+    if path.is_dir():
+        file = next((path / n for n in HUB_FILES if (path / n).is_file()), path / HUB_FILES[0])
     if not file.is_file():
         raise CheckpointError(
             f"No weights at “{path.name}”. Give a file, or a folder that holds one."
@@ -53,7 +59,7 @@ def read_checkpoint(path: str | Path) -> tuple[State, dict[str, Any]]:
         _read_safetensors(file) if _is_safetensors(file) else (_read_torch(file), {})
     )
     hub_config = file.with_name("config.json")
-    if not description and file.name == "model.safetensors" and hub_config.is_file():
+    if not description and file.name in HUB_FILES and hub_config.is_file():
         description = {"hub": _read_json(hub_config)}
     broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if broken:

@@ -194,13 +194,23 @@ def hub_model():
     return model
 
 
-@pytest.mark.parametrize("layout", ["saved", "in memory"])
+def same_weights(first, second):
+    a, b = first.state_dict(), second.state_dict()
+    return first.config == second.config and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("layout", ["saved", "saved as pickle", "in memory"])
 @torch.no_grad()
 def test_transformers_agree(hub_model, layout, tmp_path):
     """The hub's layout opens, and the numbers equal transformers'."""
     if layout == "saved":
         hub_model.save_pretrained(tmp_path)
         ours = load_model("mae", tmp_path)
+    elif layout == "saved as pickle":
+        hub_model.config.save_pretrained(tmp_path)
+        torch.save(hub_model.state_dict(), tmp_path / "pytorch_model.bin")
+        ours = load_model("mae", tmp_path)
+        assert same_weights(ours, load_model("mae", tmp_path / "pytorch_model.bin"))
     else:
         torch.save(hub_model.state_dict(), tmp_path / "model.bin")
         ours = load_model("mae", tmp_path / "model.bin", heads=4, decoder_heads=2)

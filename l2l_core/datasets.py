@@ -32,7 +32,7 @@ class ImageSet:
 
     pixels: Tensor | StoredPixels  # (N, 3, S, S) uint8
     sources: tuple[BuiltinImage | None, ...]  # the built-in image each one is, if it is one
-    skipped: int = 0  # files that were no readable image
+    skipped: int = 0  # files that were no readable image when the set was opened
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -45,7 +45,7 @@ class ImageSet:
         """A set of only these images."""
         pixels, chosen = self.pixels, list(index)
         pixels = pixels.only(chosen) if isinstance(pixels, StoredPixels) else pixels[chosen]
-        return ImageSet(pixels, tuple(self.sources[i] for i in chosen))
+        return ImageSet(pixels, tuple(self.sources[i] for i in chosen), self.skipped)
 
     def less(self, other: ImageSet) -> ImageSet:
         """A set without the images that another one holds, too: the same file of a class folder, or

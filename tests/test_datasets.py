@@ -12,6 +12,7 @@ from l2l_core.datasets import (
     augment,
     forgotten_ids,
     load_image_set,
+    share_of,
 )
 from l2l_core.runtime import seeded
 
@@ -63,6 +64,7 @@ def test_unreadable_files_are_counted_not_fatal(picture_folders):
         file.write(b"nothing")
     images = load_image_set((forget,), 16)
     assert (len(images), images.skipped) == (6, 1)
+    assert images.subset([0, 2]).skipped == share_of(images, 0.5, seed=0).skipped == 1
 
 
 @pytest.mark.parametrize(

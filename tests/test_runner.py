@@ -130,6 +130,21 @@ def test_a_replaced_original_is_not_compared(run, request_settings, tiny_mae, ti
         warm.compare(CompareRequest(run.id))
 
 
+def test_images_that_cannot_be_read_are_told_without_their_names(run, picture_folders):
+    forget, retain = picture_folders
+    with open(f"{forget}/secret.png", "wb") as file:
+        file.write(b"nothing")
+    for number in range(2):
+        with open(f"{retain}/secret-{number}.png", "wb") as file:
+            file.write(b"nothing")
+    assert execute(run) == "done"
+    told = [event["text"] for event in run.events() if "text" in event]
+    unread = "6 images (1 more could not be read)", "6 images (2 more could not be read)"
+    assert "Unlearning {}, retaining {}".format(*unread) in told
+    assert told[-1].endswith("Images to forget that could not be read: 1.")
+    assert "secret" not in (run.folder / "events.jsonl").read_text()
+
+
 def test_a_missing_set_fails_in_words(request_settings):
     run = RunStore().create(
         UnlearnRequest.from_dict(request_settings | {"forget": ["builtin:cars"]})

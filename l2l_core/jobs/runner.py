@@ -20,6 +20,7 @@ from filelock import Timeout
 from safetensors import SafetensorError
 
 from l2l_core.config import UnlearnRequest, dump_json
+from l2l_core.datasets import ImageSet
 from l2l_core.errors import PlainError
 from l2l_core.evaluation.evaluate import LIMIT, evaluate, evaluation_sets
 from l2l_core.evaluation.report import verdict
@@ -201,7 +202,7 @@ class _Session:
             self.run.set_state(step=trainer.step)
         self.event(
             "stage",
-            text=f"Unlearning {len(trainer.forget)} images, retaining {len(trainer.retain)}",
+            text=f"Unlearning {_count(trainer.forget)}, retaining {_count(trainer.retain)}",
             device=describe_device(trainer.device),
             precision=trainer.precision,
             processes=trainer.accelerator.num_processes,
@@ -257,7 +258,7 @@ class _Session:
             self.request, trainer.teacher, trainer.student, sets, on_set=self.heed_cancel
         )
         write_atomically(self.run.folder / "metrics.json", dump_json(metrics))
-        self.event("metrics", text=verdict(metrics))
+        self.event("metrics", text=verdict(metrics) + _left_out(trainer.forget.skipped))
         self.event("end", status="done", message="")
         self.write_manifest(digest)
         self.run.set_state(status="done", finished=time.time(), message="")
@@ -341,6 +342,17 @@ def _full_disk_is_an_os_error() -> Iterator[None]:
     except (RuntimeError, SafetensorError) as error:
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else errno.ENOSPC, "not written") from error
+
+
+def _count(images: ImageSet) -> str:
+    """How many images, and how many more could not be read."""
+    unreadable = f" ({images.skipped} more could not be read)" if images.skipped else ""
+    return f"{len(images)} image{'' if len(images) == 1 else 's'}{unreadable}"
+
+
+def _left_out(skipped: int) -> str:
+    """A closing sentence on images that were to be forgotten but could not be read, if any."""
+    return f" Images to forget that could not be read: {skipped}." if skipped else ""
 
 
 def _due(every: int, step: int) -> bool:

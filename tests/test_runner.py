@@ -14,6 +14,7 @@ from l2l_core.jobs.opening import open_models
 from l2l_core.jobs.runner import execute, measure
 from l2l_core.jobs.store import RunError, RunStore
 from l2l_core.models.checkpoints import file_digest, save_weights
+from l2l_core.models.mae import MaskedAutoencoder
 from l2l_core.unlearning.trainer import OtherOriginalError
 
 
@@ -65,6 +66,30 @@ def test_cancelled_within_a_step_and_keeps_its_weights(run):
     assert not run.checkpoint.exists()  # a cancelled run never goes on
 
 
+@pytest.mark.parametrize("completion", [1, 3, 5])  # the original, the first preview, the second
+@pytest.mark.parametrize("status", ["cancelled", "interrupted"])
+def test_left_within_a_step_of_a_completion(run, monkeypatch, completion, status):
+    steps, leave = [], []
+
+    def slowly(model, images, mask, *, on_step, **more):
+        steps.append(0)
+        for step in range(1, 101):
+            steps[-1] = step
+            if (len(steps), step) == (completion, 3):
+                leave.append(True)
+                if status == "cancelled":
+                    run.request_cancel()
+            on_step(step, 100, images)
+        return images
+
+    monkeypatch.setattr(MaskedAutoencoder, "complete", slowly)
+    assert execute(run, should_stop=lambda: status == "interrupted" and bool(leave)) == status
+    assert steps == [100] * (completion - 1) + [3]
+    assert run.state.step == (2 if completion == 5 else 1)
+    assert run.weights.is_file() == (status == "cancelled")
+    assert run.checkpoint.is_file() == (status == "interrupted")
+
+
 def test_cancelled_while_the_weights_are_written_is_not_measured(run):
     def cancel(event):
         if event["kind"] == "stage" and event["text"] == "Writing the weights":
@@ -88,8 +113,7 @@ def test_cancelled_while_it_is_measured(run, monkeypatch):
 def test_interrupted_and_resumed_is_the_same_run(run, request_settings):
     whole = RunStore().create(UnlearnRequest.from_dict(request_settings))
     execute(whole)
-    asked = iter([False, False, True])
-    assert execute(run, should_stop=lambda: next(asked)) == "interrupted"
+    assert execute(run, should_stop=lambda: run.state.step == 3) == "interrupted"
     assert run.state.step == 3 and run.checkpoint.is_file()
     assert execute(run) == "done"
     assert [e["step"] for e in run.events() if e["kind"] == "step"] == [1, 2, 3, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,13 +21,21 @@ from l2l_core.unlearning.trainer import Trainer
 MASK, TILES, SIDE, GAP = "centre:0.5", 5, 128, 6
 
 
+class PreviewsLeft(Exception):
+    """Raised between two steps of a completion when the run is to be left."""
+
+
 class Previews:
     """Writes `forget-input.png` and `forget-original.png` at once, `forget-000010.png` and so on
-    when asked, and the same for retain. Models that complete step by step take fewer steps here.
+    when asked, and the same for retain. Models that complete step by step take fewer steps here,
+    and ask `leaving` after each.
+
+    Raises:
+        PreviewsLeft: when made or updated, as soon as `leaving` says so.
     """
 
-    def __init__(self, trainer: Trainer, folder: Path) -> None:
-        self.trainer, self.folder = trainer, folder
+    def __init__(self, trainer: Trainer, folder: Path, leaving: Callable[[], bool]) -> None:
+        self.trainer, self.folder, self.leaving = trainer, folder, leaving
         request = trainer.request
         usual = completion_steps(request.model, request.model_options)
         self.steps = usual and max(4, usual // 3)
@@ -47,8 +56,16 @@ class Previews:
         device = self.trainer.device
         with autocast(device, self.trainer.precision):
             return model.complete(
-                images.to(device), self.hole.to(device), steps=self.steps, generator=generator
+                images.to(device),
+                self.hole.to(device),
+                steps=self.steps,
+                generator=generator,
+                on_step=self._heed,
             )
+
+    def _heed(self, step: int, steps: int, so_far: Tensor) -> None:
+        if self.leaving():
+            raise PreviewsLeft
 
     def _write(self, name: str, images: Tensor) -> None:
         tiles, pitch = to_pil(images), SIDE + GAP

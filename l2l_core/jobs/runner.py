@@ -25,7 +25,7 @@ from l2l_core.errors import PlainError
 from l2l_core.evaluation.evaluate import LIMIT, evaluate, evaluation_sets
 from l2l_core.evaluation.report import verdict
 from l2l_core.files import replacing, write_atomically
-from l2l_core.jobs.previews import Previews
+from l2l_core.jobs.previews import Previews, PreviewsLeft
 from l2l_core.jobs.reports import write_report
 from l2l_core.jobs.results import read_json
 from l2l_core.jobs.store import Run, RunError, RunStore, create_run
@@ -208,9 +208,8 @@ class _Session:
             processes=trainer.accelerator.num_processes,
         )
         started, first = time.monotonic(), trainer.step
-        if self.request.preview_interval and self.is_main:
-            self.previews = Previews(trainer, self.run.previews)
-            self.preview(trainer.step)
+        self.open_previews(lambda: self.run.cancel_requested() or should_stop())
+        self.preview(trainer.step)
         for record in trainer.steps():
             rate = (time.monotonic() - started) / (record.step - first)
             eta = rate * (record.steps - record.step)
@@ -292,11 +291,21 @@ class _Session:
         if self.on_event:
             self.on_event(event)
 
+    def open_previews(self, leaving: Stop) -> None:
+        """What all previews share; they stop between two steps of a completion when `leaving`.
+
+        Only the main process has any, so the run itself is left after a step, where all agree.
+        """
+        if self.request.preview_interval and self.is_main:
+            with suppress(PreviewsLeft):
+                self.previews = Previews(self.trainer, self.run.previews, leaving)
+
     def preview(self, step: int) -> None:
-        """What the student makes of the shown images now."""
-        if self.previews:
-            self.previews.update(step)
-            self.event("preview", step=step)
+        """What the student makes of the shown images now, unless the run is to be left."""
+        with suppress(PreviewsLeft):
+            if self.previews:
+                self.previews.update(step)
+                self.event("preview", step=step)
 
     def save_checkpoint(self) -> None:
         """Everything a resumed run needs, replaced atomically."""

@@ -189,6 +189,32 @@ def test_what_moves_and_what_stays(model, request_settings, name):
     assert (first.retain < 1e-6) == compared and first.forget > 0
 
 
+def test_augmentation_reaches_every_family(model, request_settings):
+    """The first step's loss is that of other images, and of nothing else that is other."""
+    plain, augmented = (
+        train(model, request_settings, "ours", steps=1, augment=switch)[1][0].forget
+        for switch in (False, True)
+    )
+    assert plain != augmented
+
+
+def test_gradient_checkpointing_keeps_less_and_changes_nothing(model, request_settings):
+    runs, kept = [], []
+    for switch in (False, True):
+        sizes = []
+
+        def keep(tensor, to=sizes):
+            to.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            _, records = train(model, request_settings, "ours", gradient_checkpointing=switch)
+        runs.append([value for r in records for value in (r.retain, r.forget, r.grad_norm)])
+        kept.append(sum(sizes))
+    assert kept[1] < 0.8 * kept[0]
+    assert runs[0] == pytest.approx(runs[1], rel=1e-4)
+
+
 # --- what the loop does with them ------------------------------------------------------------
 
 
@@ -203,7 +229,10 @@ def test_the_forget_term_goes_where_it_should(tiny_mae, request_settings, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_micro_batches_change_nothing(tiny_mae, request_settings, name):
     """Partners and draws belong to samples, not to the part of a batch they are computed in."""
+    sizes = []
+    tiny_mae.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     losses = [train(tiny_mae, request_settings, name, micro_batch_size=size)[1] for size in (0, 1)]
+    assert sizes == 2 * [8] + 2 * 4 * [2]  # two steps; as many forget as retain images
     for whole, parts in zip(*losses, strict=True):
         assert parts.forget == pytest.approx(whole.forget, rel=1e-3)
         assert parts.retain == pytest.approx(whole.retain, rel=1e-3, abs=1e-6)

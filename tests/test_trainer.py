@@ -5,7 +5,9 @@ import itertools
 import pytest
 import torch
 
+from l2l_core.builtin import BuiltinImage
 from l2l_core.config import UnlearnRequest
+from l2l_core.datasets import Batches, ImageSet, load_image_set
 from l2l_core.runtime import is_out_of_memory
 from l2l_core.unlearning.trainer import (
     FrozenPartChangedError,
@@ -25,6 +27,17 @@ def weights(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
+def trainer_of(settings, **changes):
+    return Trainer.from_request(UnlearnRequest.from_dict(settings | changes))
+
+
+def trained(settings, **changes):
+    """The weights a run ends with."""
+    trainer = trainer_of(settings, **changes)
+    list(trainer.steps())
+    return weights(trainer.student)
+
+
 def equal(first, second):
     return all(torch.equal(first[name], second[name]) for name in first)
 
@@ -39,12 +52,44 @@ def test_same_seed_same_weights_bit_for_bit(request_):
 
 
 def test_another_seed_other_weights(request_settings):
-    ends = []
-    for seed in (0, 1):
-        trainer = Trainer.from_request(UnlearnRequest.from_dict(request_settings | {"seed": seed}))
-        list(trainer.steps())
-        ends.append(weights(trainer.student))
-    assert not equal(*ends)
+    assert not equal(trained(request_settings), trained(request_settings, seed=1))
+
+
+@pytest.mark.parametrize("changes", [{"betas": (0.5, 0.9)}, {"weight_decay": 0.5}], ids=str)
+def test_settings_of_adamw_reach_it(request_settings, changes):
+    assert not equal(trained(request_settings), trained(request_settings, **changes))
+
+
+def test_no_update_has_a_gradient_longer_than_clip(request_settings):
+    trainer, norms = trainer_of(request_settings, clip=0.01), []
+
+    def measure(optimizer, *_):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norms.append(torch.cat([g.flatten() for g in gradients if g is not None]).norm().item())
+
+    trainer.optimizer.register_step_pre_hook(measure)
+    assert all(record.grad_norm > 0.01 for record in trainer.steps())
+    assert norms == pytest.approx(4 * [0.01], rel=1e-3)
+
+
+def test_what_is_to_be_forgotten_is_not_retained(request_settings):
+    """A retain folder may hold it, too."""
+    both = request_settings["forget"] + request_settings["retain"]
+    kept = trainer_of(request_settings, retain=both).retain
+    assert torch.equal(kept.pixels, trainer_of(request_settings).retain.pixels)
+
+
+def test_a_share_of_the_retain_images_is_used(request_settings):
+    assert len(trainer_of(request_settings, retain_fraction=0.5).retain) == 3
+
+
+def test_skin_tones_do_not_crowd_out_other_retain_images(request_):
+    """Nine tones of one design weigh as three images: against nine others, a quarter."""
+    forget = load_image_set(request_.forget, 8)
+    wave = BuiltinImage("id", "name", "people", "hands", "waving hand", "train")
+    retain = ImageSet(torch.zeros(18, 3, 8, 8, dtype=torch.uint8), 9 * (wave,) + 9 * (None,))
+    drawn, _ = Batches(forget, retain, 4000, seed=0, augment=False).pick(0)
+    assert (drawn < 9).float().mean().item() == pytest.approx(0.25, abs=0.03)
 
 
 def test_teacher_and_decoder_stay_encoder_moves(request_):
@@ -66,8 +111,8 @@ def test_the_first_step_starts_from_the_teacher(request_):
 
 
 def test_forgetting_moves_forget_images_towards_noise(request_settings):
-    settings = request_settings | {"steps": 60, "learning_rate": 3e-3, "alpha": 1.0}
-    records = list(Trainer.from_request(UnlearnRequest.from_dict(settings)).steps())
+    trainer = trainer_of(request_settings, steps=60, learning_rate=3e-3, alpha=1.0)
+    records = list(trainer.steps())
     first = sum(r.forget for r in records[:5])
     assert sum(r.forget for r in records[-5:]) < 0.8 * first
 
@@ -127,29 +172,25 @@ def test_a_decoder_that_changed_is_not_accepted(request_):
 
 @pytest.mark.parametrize("noise", ["gaussian_full", "standard", "uniform", "constant"])
 def test_every_noise_trains(request_settings, noise):
-    settings = request_settings | {"noise": noise, "steps": 2}
-    records = list(Trainer.from_request(UnlearnRequest.from_dict(settings)).steps())
+    records = list(trainer_of(request_settings, noise=noise, steps=2).steps())
     assert records[-1].forget > 0
 
 
-def test_half_precision_is_close(request_settings):
-    losses = []
+def test_half_precision_is_used_and_close(request_settings):
+    """By the original and by the model that is trained."""
+    losses, types = [], []
     for precision in ("fp32", "bf16"):
-        settings = UnlearnRequest.from_dict(request_settings | {"precision": precision})
-        losses.append([r.forget for r in Trainer.from_request(settings).steps()])
+        trainer = trainer_of(request_settings, precision=precision)
+        for model in (trainer.teacher, trainer.student):
+            model.blocks[0].mlp.fc1.register_forward_hook(lambda *io: types.append(io[2].dtype))
+        losses.append([record.forget for record in trainer.steps()])
+    assert types == 4 * 2 * [torch.float32] + 4 * 2 * [torch.bfloat16]
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
 
 
 def test_one_forget_image_is_enough(request_settings):
     one = request_settings["forget"][0] + "/0.png"
-    settings = UnlearnRequest.from_dict(request_settings | {"forget": [one]})
-    assert len(list(Trainer.from_request(settings).steps())) == 4
-
-
-def trained(settings, **changes):
-    trainer = Trainer.from_request(UnlearnRequest.from_dict(settings | changes))
-    list(trainer.steps())
-    return weights(trainer.student)
+    assert len(list(trainer_of(request_settings, forget=[one]).steps())) == 4
 
 
 def close(first, second, start):
@@ -159,24 +200,19 @@ def close(first, second, start):
     return moved.norm() > 0 and apart.norm() < 0.01 * moved.norm()
 
 
-@pytest.mark.parametrize("micro", [1, 3])
-def test_micro_batches_add_up_to_the_batch(request_settings, tiny_mae, micro):
-    whole = trained(request_settings, precision="fp32")
-    parts = trained(request_settings, precision="fp32", micro_batch_size=micro)
-    assert close(whole, parts, weights(tiny_mae))
-
-
-def test_gradient_checkpointing_changes_nothing(request_settings, tiny_mae):
-    whole = trained(request_settings, precision="fp32")
-    again = trained(request_settings, precision="fp32", gradient_checkpointing=True)
-    assert close(whole, again, weights(tiny_mae))
+@pytest.mark.parametrize(("micro", "parts"), [(1, [1, 1, 1, 1]), (3, [3, 1])], ids=str)
+def test_micro_batches_add_up_to_the_batch(request_settings, tiny_mae, micro, parts):
+    trainer, sizes = trainer_of(request_settings, micro_batch_size=micro), []
+    trainer.student.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    list(trainer.steps())
+    assert sizes == 4 * [2 * part for part in parts]  # as many forget as retain images
+    assert close(trained(request_settings), weights(trainer.student), weights(tiny_mae))
 
 
 def test_out_of_memory_halves_the_micro_batch(request_settings, tiny_mae, monkeypatch):
     """A device with room for one sample of each kind still does the whole batch."""
-    settings = request_settings | {"precision": "fp32"}
-    whole = trained(settings)
-    trainer = Trainer.from_request(UnlearnRequest.from_dict(settings))
+    whole = trained(request_settings)
+    trainer = trainer_of(request_settings)
     encode, sizes = trainer.student.encode, []
 
     def small(inputs, view):

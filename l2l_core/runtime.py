@@ -34,7 +34,13 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """“fp32”, “bf16” or “fp16” for a requested precision; auto takes bf16 where it is native."""
+    """“fp32”, “bf16” or “fp16” for a requested precision; auto takes bf16 where it is native.
+
+    Raises:
+        ValueError: fp16 on a CPU, where training would silently be in fp32.
+    """
+    if name == "fp16" and device.type == "cpu":
+        raise PlainError("A CPU does not compute in fp16. Choose auto, fp32 or bf16.")
     if name != "auto":
         return name
     return "bf16" if _has_native_bf16(device) else "fp32"

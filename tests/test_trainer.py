@@ -8,7 +8,8 @@ import torch
 from l2l_core.builtin import BuiltinImage
 from l2l_core.config import UnlearnRequest
 from l2l_core.datasets import Batches, ImageSet, load_image_set
-from l2l_core.runtime import is_out_of_memory
+from l2l_core.errors import PlainError
+from l2l_core.runtime import choose_precision, is_out_of_memory
 from l2l_core.unlearning.trainer import (
     FrozenPartChangedError,
     NonFiniteLossError,
@@ -269,3 +270,10 @@ def test_a_refused_allocation_is_out_of_memory():
     with pytest.raises(RuntimeError) as refused:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(refused.value)
+
+
+def test_half_precision_that_a_cpu_lacks_is_refused(request_settings):
+    """accelerate would train in fp32 without a word."""
+    with pytest.raises(PlainError, match="Choose auto, fp32 or bf16"):
+        Trainer.from_request(UnlearnRequest.from_dict(request_settings | {"precision": "fp16"}))
+    assert choose_precision("fp16", torch.device("cuda")) == "fp16"

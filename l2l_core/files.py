@@ -1,4 +1,4 @@
-"""Files that are replaced whole."""
+"""Files that are replaced whole, and whether one was."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+Stamp = tuple[int, int, int]
+"""Time in ns, size and inode of a file: files that replace each other differ in one of them, even
+within one tick of the clock.
+"""
+
+
+def stamp_of(path: Path | None) -> Stamp | None:
+    """A file's or folder's stamp; None if there is none."""
+    if path is None or not path.exists():
+        return None
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def test_the_report_says_what_the_run_was_and_ran_on(run):
     assert told["run"] == run.id and told["started"] <= told["finished"]
     assert told["model_before"] == manifest["model_before"] != told["model_after"]
     assert told["torch"] == torch.__version__.split("+")[0]
-    assert {"device", "threads", "precision", "python"} <= told.keys()
+    assert {"device", "threads", "precision", "python", "l2l_core"} <= told.keys()
     assert told["model_after"] in (run.folder / "report.html").read_text()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_core.config import UnlearnRequest, dump_json
-from l2l_core.files import write_atomically
+from l2l_core.files import Stamp, stamp_of, write_atomically
 from l2l_core.jobs.runner import OnEvent, Stop, execute
 from l2l_core.jobs.store import Run, RunError, create_run
 from l2l_core.models.checkpoints import file_digest
@@ -139,13 +139,11 @@ def _original_digest(request: UnlearnRequest) -> str:
     path = original_path(request.model, request.checkpoint)
     if not (path and path.is_file()):  # a folder, or nothing yet: opening it will tell
         return ""
-    found = path.stat()
-    # Files that replace each other within one tick of the clock differ in their inode.
-    return _file_digest(path, found.st_mtime_ns, found.st_size, found.st_ino)
+    return _file_digest(path, stamp_of(path))
 
 
 @lru_cache(maxsize=32)
-def _file_digest(path: Path, modified: int, size: int, inode: int) -> str:
+def _file_digest(path: Path, stamp: Stamp | None) -> str:
     return file_digest(path)
 
 

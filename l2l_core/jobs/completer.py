@@ -24,6 +24,7 @@ from l2l_core.datasets import load_image_set
 from l2l_core.errors import PlainError
 from l2l_core.evaluation.features import load_feature_net
 from l2l_core.evaluation.metrics import cosine_with_truth
+from l2l_core.files import stamp_of
 from l2l_core.images import read_image, to_pil, to_png, to_tensor
 from l2l_core.jobs.client import (
     PICTURES,
@@ -37,7 +38,7 @@ from l2l_core.jobs.client import (
 )
 from l2l_core.jobs.gallery import Gallery
 from l2l_core.jobs.measurer import Measurer
-from l2l_core.jobs.opening import stamp_of, try_checkpoint
+from l2l_core.jobs.opening import try_checkpoint
 from l2l_core.jobs.runner import describe_error, open_original, original_digest
 from l2l_core.jobs.store import Run, RunError, RunStore
 from l2l_core.jobs.warm import Warm

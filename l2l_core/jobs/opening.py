@@ -16,16 +16,6 @@ from l2l_core.registry import FAMILIES, gold_standard
 from l2l_core.runtime import choose_device
 
 logger = logging.getLogger(__name__)
-Stamp = tuple[int, int, int]
-"""Time in ns, size and inode of a file: files that replace each other differ in one of them."""
-
-
-def stamp_of(path: Path | None) -> Stamp | None:
-    """A file's or folder's stamp; None if there is none."""
-    if path is None or not path.exists():
-        return None
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def try_checkpoint(checkpoint: str, family: str, options: dict[str, Any]) -> Message:

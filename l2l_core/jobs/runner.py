@@ -19,6 +19,7 @@ import torch
 from filelock import Timeout
 from safetensors import SafetensorError
 
+from l2l_core import __version__
 from l2l_core.config import UnlearnRequest, dump_json
 from l2l_core.datasets import ImageSet
 from l2l_core.errors import PlainError
@@ -331,7 +332,8 @@ class _Session:
         names = ("request.json", "metrics.json", "events.jsonl")
         manifest = {
             "run": self.run.id,
-            "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+            "versions": {"l2l_core": __version__, "python": platform.python_version()}
+            | {package: version(package) for package in PACKAGES},
             "device": describe_device(self.trainer.device),
             "threads": torch.get_num_threads(),
             "precision": self.trainer.precision,

@@ -78,5 +78,8 @@ class Previews:
 
 
 def _spread(images: ImageSet) -> Tensor:
-    """A few images (n, 3, S, S), evenly over the set, so that groups in its order all show."""
-    return images.images(torch.linspace(0, len(images) - 1, min(TILES, len(images))).long())
+    """A few images (n, 3, S, S), the middle of each equal part of the set, so that groups in its
+    order all show.
+    """
+    count = min(TILES, len(images))
+    return images.images(((torch.arange(count) + 0.5) * len(images) / count).long())

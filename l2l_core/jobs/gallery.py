@@ -39,11 +39,9 @@ class Gallery:
         ).less(unlearned)
         trained = sample(trained, 2048, request.seed)
         net = load_feature_net()
-        self.neighbours = trained.subset(
-            nearest(embed(net, self.forget.images()), embed(net, trained.images()), 1)[
-                :, 0
-            ].tolist()
-        )
+        close = nearest(embed(net, self.forget.images()), embed(net, trained.images()), 1)
+        # Many forget images can have the same neighbour.
+        self.neighbours = trained.subset(list(dict.fromkeys(close[:, 0].tolist())))
         held_out = _optional(request.retain, size, "test", base, forgotten)
         self.retain = _shuffled((held_out or trained).less(unlearned), request.seed)
 

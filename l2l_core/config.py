@@ -99,9 +99,10 @@ class UnlearnRequest:
     clip: float = 3.0
     """Largest gradient norm."""
     augment: bool = False
-    """Flip, shift and scale both sets. Fresh holes in each step do nearly as much: without it
-    mirrored and cropped forget images went almost as far, and retain images beside them suffered
-    less.
+    """Flip, shift and scale the images.
+
+    Fresh holes in each step do nearly as much: without it mirrored and cropped forget images went
+    almost as far, and retain images beside them suffered less.
     """
 
     seed: int = 0

@@ -3,11 +3,13 @@
 import dataclasses
 import io
 import time
+from contextlib import nullcontext
 from html import escape
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+import torch
 from PIL import Image
 
 from l2l_core.builtin import builtin_index, groups
@@ -16,7 +18,8 @@ from l2l_core.images import ImageError
 from l2l_core.jobs.client import CompareRequest
 from l2l_core.jobs.store import RunError
 from l2l_core.registry import FAMILIES, MODELS, defaults_of, family_of
-from ui import html
+from l2l_core.runtime import describe_device
+from ui import html, text
 from ui.advanced import (
     ONLY_BY_COMMAND,
     PLACED,
@@ -33,10 +36,11 @@ from ui.catalogue import (
     published_cards,
     thumbnails,
 )
-from ui.form import Form
+from ui.form import Form, check_device
 from ui.services import Studio
 from ui.tab_compare import drawing, mask_text
-from ui.uploads import check_uploads
+from ui.text import GROUPS
+from ui.uploads import check_uploads, recognised
 from ui.views import scores
 
 
@@ -105,11 +109,13 @@ def test_typed_settings_and_options_are_numbers(studio):
         (group_form(forget_groups=tuple(groups())), "Everything built in"),
         (group_form(model="mae-vit-base"), "not on disk"),
         (group_form(model="opened:" + "0" * 32), "not here any more"),
-        (group_form(settings={"steps": "many"}), "steps"),
+        (group_form(settings={"steps": "many"}), "Steps is"),
         (group_form(options={"mae": {"heads": "two"}}), "Attention heads is “two”"),
         (group_form(options={"mage": {"tokenizer": "/etc/passwd"}}), "Upload the file"),
-        (group_form(settings={"alpha": -1}), "alpha"),
-        (group_form(settings={"masks": ["circle"]}), "masks"),
+        (group_form(settings={"alpha": -1}), "α is -1"),
+        (group_form(settings={"learning_rate": 1000}), "Learning rate is 1000"),
+        (group_form(settings={"seed": 1.5}), "Seed is 1.5; it must be a whole number"),
+        (group_form(settings={"masks": ["circle"]}), "Holes is"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_starts(studio, form, word):
@@ -124,6 +130,7 @@ def test_bad_uploads_are_named_and_good_ones_kept(studio, uploads, tmp_path):
     checked = check_uploads([*uploads, str(bad)])
     assert checked.good == list(uploads) and checked.notes == []
     assert len(checked.problems) == 1 and checked.problems[0].startswith("broken.png: ")
+    assert recognised([*uploads, str(bad), "missing.png"]) == tuple(uploads)
     with pytest.raises(ImageError, match=r"broken\.png"):
         studio.submit(Form(forget_files=(*uploads, str(bad))), "me")
 
@@ -165,10 +172,14 @@ def test_the_view_follows_the_run(studio):
     run.log("preview", step=0)
     view = studio.view(run_id, "me")
     assert view.active and view.losses == ((1, 0.01, 0.5), (2, 0.01, 0.5))
+    assert text.LEAVE in html.status(view)
     assert view.facts[:2] == (("Step", "2 of 60"), ("Left", "about 30 s"))
+    run.log("step", step=60, steps=60, retain=0.01, forget=0.5, eta=0.0, seconds=0.5)
+    assert studio.view(run_id, "me").facts == (("Now", "Finishing"),)
     assert view.preview_step == 0
     run.request_cancel()
-    assert studio.view(run_id, "me").stopping
+    view = studio.view(run_id, "me")
+    assert view.stopping and text.LEAVE not in html.status(view)
     run.log("stage", text="Writing the weights")
     assert studio.view(run_id, "me").facts == (("Now", "Writing the weights"),)
     run.set_state(status="failed", message="The disk is full.")
@@ -231,7 +242,10 @@ def test_groups_for_choosing():
     assert labels[f"flags ({len(members(['flags']))})"] == "flags"
     assert any(value.startswith("people/") for value in labels.values())
     assert group_title("animals/animal-bird") == "animals › bird"
-    assert group_title("people/hands") == "people › hands"
+    assert group_title("animals/plant-flower") == "plants › flowers"
+    assert all("/" not in value for value in list(labels.values())[: len(groups())])  # these first
+    assert len(labels) == len(group_choices())  # no two are called the same
+    assert GROUPS.keys() <= {*labels.values()}
     assert len(thumbnails(("flags",), 5)) == 5
     assert len(set(thumbnails(("flags", "food"), 8))) == 8
 
@@ -243,7 +257,8 @@ def test_the_summary_counts_what_is_forgotten_and_kept(uploads):
     said = Form(forget_files=uploads, forget_groups=("flags",)).summary()
     assert said.startswith(f"Forgets flags ({flags} images, ")
     assert said.endswith(
-        f" held out) and 3 uploaded images. Retains {len(trained) - flags:,} built-in images."
+        " held out for testing) and 3 uploaded images. "
+        f"Retains {len(trained) - flags:,} built-in images."
     )
     own = Form(forget_groups=("flags",), retain_from="uploads", retain_files=uploads).summary()
     assert "Retains 3 uploaded images" in own
@@ -296,6 +311,62 @@ def test_retain_images_full_of_grain_are_not_called_kept():
     assert (retain.word, retain.good) == ("changed", False)
     view = SimpleNamespace(scores=(retain,), stay="", extractor="net")
     assert "n = 9 · PSNR −1.0 dB" in html.verdict(view)
+
+
+@pytest.mark.parametrize(
+    ("retain_after", "forget_after", "advice"),
+    [
+        (0.79, 0.41, ""),
+        (0.7, 0.41, text.CHANGED),
+        (0.79, 0.6, text.FALLS_SHORT),
+        (0.7, 0.6, text.FALLS_SHORT_AND_CHANGED),
+    ],
+)
+def test_a_verdict_that_is_not_good_says_what_to_try(retain_after, forget_after, advice):
+    found = scores(metrics(retain_after, forget_after))
+    shown = html.verdict(SimpleNamespace(scores=found, stay="", extractor="net"))
+    advised = (text.CHANGED, text.FALLS_SHORT, text.FALLS_SHORT_AND_CHANGED)
+    assert [line for line in advised if line in shown] == [advice] * bool(advice)
+
+
+def test_a_waiting_run_tells_what_is_before_it_and_a_cancelled_one_has_no_bar(studio):
+    first = studio.submit(group_form(), "me")
+    second = studio.submit(group_form(preset="quick"), "me")
+    studio.store.get(first).set_state(status="running", step=3, steps=60)
+    waiting = html.status(studio.view(second, "me"), studio.view(first, "me"))
+    assert "Before it: flags, step 3 of 60." in waiting and "l2l-bar" not in waiting
+    assert "l2l-bar" in html.status(studio.view(first, "me"))
+    studio.store.get(first).set_state(status="cancelled", message="Cancelled after step 3.")
+    assert "l2l-bar" not in html.status(studio.view(first, "me"))
+
+
+def test_the_empty_place_says_what_is_chosen_and_what_to_press():
+    assert text.EMPTY_TITLE in html.empty([])
+    shown = html.empty([], "Forgets <flags>.")
+    assert "Forgets &lt;flags&gt;." in shown and text.PRESS in shown
+    assert text.EMPTY_TITLE not in shown
+
+
+@pytest.mark.parametrize(
+    ("device", "known", "wrong"),
+    [
+        ("auto", "CPU, 2 threads", ""),
+        ("cpu", "NVIDIA H100", ""),
+        ("cuda:1", "NVIDIA H100", ""),
+        ("cuda", "", ""),  # the worker has not said yet
+        ("gpu9", "NVIDIA H100", "Device is “gpu9”"),
+        ("cuda", "CPU, 2 threads", "not here: this machine has CPU, 2 threads"),
+        ("mps", "NVIDIA H100", "not here"),
+        ("cuda", "Apple GPU", "not here"),
+    ],
+)
+def test_a_device_that_cannot_be_here_is_refused(device, known, wrong):
+    with pytest.raises(ConfigError, match=wrong) if wrong else nullcontext():
+        check_device(group_form(settings={"device": device}), known)
+
+
+def test_a_cpu_is_told_from_others_by_its_words():
+    assert describe_device(torch.device("cpu")).startswith("CPU")
 
 
 def test_names_in_the_page_are_escaped(studio):

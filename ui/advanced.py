@@ -19,7 +19,7 @@ from l2l_core.config import (
 )
 from l2l_core.registry import FAMILIES, Option, defaults_of
 from ui import text
-from ui.form import defaults
+from ui.form import defaults, label
 
 PLACED = ("forget", "retain", "model", "checkpoint", "model_options")
 """Settings that stand elsewhere on the page."""
@@ -109,28 +109,27 @@ def _option(option: Option) -> gr.components.Component:
 
 
 def _component(name: str) -> gr.components.Component:
-    default = defaults()[name]
-    label, info = text.SETTINGS.get(name, (name.replace("_", " ").capitalize(), ""))
+    default, called = defaults()[name], label(name)
+    info = text.SETTINGS.get(name, ("", ""))[1]
     told = info or field_docs(UnlearnRequest)[name].split("\n\n")[0]
     if name == "masks":
-        return gr.CheckboxGroup([*MASK_KINDS], value=[], label=label, info=told)
+        return gr.CheckboxGroup([*MASK_KINDS], value=[], label=called, info=told)
     if isinstance(default, bool):
-        return gr.Checkbox(default, label=label, info=told, elem_id=name)
+        return gr.Checkbox(default, label=called, info=told, elem_id=name)
     if name in CHOICES:
         return gr.Dropdown(
-            [*CHOICES[name]], value=default, label=label, info=told, elem_id=name, min_width=150
+            [*CHOICES[name]], value=default, label=called, info=told, elem_id=name, min_width=150
         )
     if name in defaults_of("mae"):  # empty follows the model, which a number field cannot be
         usual = f"{default:g}"
-        return gr.Textbox(placeholder=usual, label=label, info=told, elem_id=name, min_width=150)
+        return gr.Textbox(placeholder=usual, label=called, info=told, elem_id=name, min_width=150)
     if isinstance(default, str):
-        return gr.Textbox(default, label=label, info=told, elem_id=name, min_width=150)
+        return gr.Textbox(default, label=called, info=told, elem_id=name, min_width=150)
     whole = isinstance(default, int)
     return gr.Number(
         default,
-        label=label,
+        label=called,
         info=told,
-        precision=0 if whole else None,
         step=1 if whole else 10.0 ** math.floor(math.log10(default)),
         elem_id=name,
         min_width=150,

@@ -11,23 +11,26 @@ from l2l_core.builtin import BuiltinImage, builtin_index, groups, open_builtin
 from l2l_core.images import fit_square, to_png
 from l2l_core.registry import FAMILIES, MODELS, ModelSpec
 from ui.checkpoints import OPENED, Opened
+from ui.text import GROUPS
 
 
 @lru_cache(maxsize=1)
 def group_choices() -> list[tuple[str, str]]:
-    """(label, value) of built-in groups and their subgroups, with the number of images."""
+    """(label, value) of built-in groups, then of their subgroups, with the number of images."""
     counts = Counter(key for i in builtin_index() for key in (i.group, f"{i.group}/{i.subgroup}"))
-    choices = []
-    for group, subgroups in groups().items():
-        choices.append((f"{group} ({counts[group]})", group))
-        if len(subgroups) > 1:
-            keys = [f"{group}/{subgroup}" for subgroup in subgroups]
-            choices += [(f"{group_title(key)} ({counts[key]})", key) for key in keys]
-    return choices
+    parts = [
+        f"{group}/{subgroup}"
+        for group, subgroups in groups().items()
+        for subgroup in subgroups
+        if len(subgroups) > 1
+    ]
+    return [(f"{group_title(key)} ({counts[key]:,})", key) for key in (*groups(), *parts)]
 
 
 def group_title(key: str) -> str:
     """A group as people read it: “animals › bird” for "animals/animal-bird"."""
+    if key in GROUPS:
+        return GROUPS[key]
     group, _, subgroup = key.partition("/")
     if not subgroup:
         return group

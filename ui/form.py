@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,7 +16,10 @@ from l2l_core.config import ConfigError, UnlearnRequest, preset_settings
 from l2l_core.images import ImageError
 from l2l_core.registry import FAMILIES, MODELS, defaults_of, family_of
 from ui.catalogue import group_title, members
+from ui.text import SETTINGS
 from ui.uploads import read_uploads
+
+DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -84,16 +88,43 @@ def check(form: Form) -> Order:
     if form.forget_files:
         forget.append("inputs:forget")
     settings = {k: typed(v) for k, v in form.settings.items() if v not in (None, "", [])}
-    request = UnlearnRequest(
-        forget=tuple(forget),
-        retain=_retain(form),
-        model=form.model,
-        checkpoint=checkpoint,
-        model_options=given(family, form.options.get(family, {})),
-        **(preset_settings(form.preset, form.model) | settings),
-    )
+    retain, options = _retain(form), given(family, form.options.get(family, {}))
+    try:
+        request = UnlearnRequest(
+            forget=tuple(forget),
+            retain=retain,
+            model=form.model,
+            checkpoint=checkpoint,
+            model_options=options,
+            **(preset_settings(form.preset, form.model) | settings),
+        )
+    except ConfigError as error:
+        name, _, rest = str(error).partition(" ")
+        if name not in UnlearnRequest.__dataclass_fields__:
+            raise
+        raise ConfigError(f"{label(name)} {rest}") from error
     retained = form.retain_files if form.retain_from == "uploads" else ()
     return Order(request, form.title(), read_uploads(form.forget_files), read_uploads(retained))
+
+
+def check_device(form: Form, known: str) -> None:
+    """That the device asked for can be here, where `known` is what the worker chose by itself, in
+    the words of `describe_device`; “” while it has not said so.
+
+    Raises:
+        ConfigError: what is wrong and how to mend it, in a sentence.
+    """
+    device = form.settings.get("device") or "auto"
+    if not DEVICES.fullmatch(device):
+        raise ConfigError(f"Device is “{device}”; it must be auto, cpu, cuda, cuda:N or mps.")
+    best = "cpu" if known.startswith("CPU") else "mps" if known == "Apple GPU" else "cuda"
+    if known and device.partition(":")[0] not in ("auto", "cpu", best):
+        raise ConfigError(f"Device is “{device}”, which is not here: this machine has {known}.")
+
+
+def label(setting: str) -> str:
+    """What the page calls a setting."""
+    return SETTINGS.get(setting, (setting.replace("_", " ").capitalize(),))[0]
 
 
 def defaults(model: str = "mae-fluent") -> dict[str, Any]:
@@ -157,7 +188,7 @@ def _retain(form: Form) -> tuple[str, ...]:
 def _counted(key: str) -> str:
     trained = sum(image.split == "train" for image in members([key]))
     held_out = len(members([key])) - trained
-    return f"{group_title(key)} ({count(trained, 'image')}, {held_out} more held out)"
+    return f"{group_title(key)} ({count(trained, 'image')}, {held_out} more held out for testing)"
 
 
 def _without(keys: tuple[str, ...], forgotten: tuple[str, ...]) -> set[str]:

@@ -104,28 +104,43 @@ def notes(title: str, lines: Sequence[str], kind: str) -> str:
     return f'<div class="l2l-note l2l-{kind}" role="alert"><b>{title}</b><ul>{body}</ul></div>'
 
 
-def empty(example: Sequence[bytes]) -> str:
-    """What stands where the run will be, with pictures of the example group."""
+def empty(example: Sequence[bytes], chosen: str = "") -> str:
+    """What stands where the run will be: the way to it, with pictures of the example group; or,
+    once something is chosen, what that is and what to press.
+    """
+    bodies = [body for _, body in text.EMPTY_STEPS]
+    if chosen:
+        bodies[:2] = escape(chosen), text.PRESS
     steps = "".join(
         f"<li><i>{number}</i><div><b>{title}</b><p>{body}</p></div></li>"
-        for number, (title, body) in enumerate(text.EMPTY_STEPS, start=1)
+        for number, ((title, _), body) in enumerate(zip(text.EMPTY_STEPS, bodies, strict=True), 1)
     )
     return (
-        f'<div class="l2l-card l2l-empty"><h3>{text.EMPTY_TITLE}</h3><ol>{steps}</ol>'
-        f"{strip(example, 0)}</div>"
+        f'<div class="l2l-card l2l-empty{" l2l-chosen" if chosen else ""}">'
+        f"<h3>{text.CHOSEN_TITLE if chosen else text.EMPTY_TITLE}</h3><ol>{steps}</ol>"
+        f"{'' if chosen else strip(example, 0)}</div>"
     )
 
 
-def status(view: View) -> str:
-    """Where a run stands: headline, bar, facts, verdict."""
+def status(view: View, before: View | None = None) -> str:
+    """Where a run stands: headline, bar, facts, verdict; and one's own run that is taken before."""
     facts = "".join(
         f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in view.facts
     )
+    running = view.status == "running"
+    far = bar(view.step, view.steps) if running or (view.step and not view.cancelled) else ""
+    told = f'<dl class="l2l-facts">{facts}</dl>' if running or facts else ""
+    leave = f'<p class="l2l-fine">{text.LEAVE}</p>' if view.active and not view.stopping else ""
     return (
         f'<div class="l2l-card l2l-status l2l-{view.status}"><h3>{escape(view.headline)}</h3>'
-        f'{bar(view.step, view.steps)}<dl class="l2l-facts">{facts}</dl>{verdict(view)}'
-        f"{_LEAVE if view.active else ''}</div>"
+        f"{_before(before) if before else ''}{far}{told}{verdict(view)}{leave}</div>"
     )
+
+
+def _before(view: View) -> str:
+    running = view.status == "running"
+    state = f"step {view.step} of {view.steps}" if running else "waiting, too"
+    return f"<p>{escape(text.BEFORE_IT.format(title=view.title, state=state))}</p>"
 
 
 def bar(done: int, of: int) -> str:
@@ -138,26 +153,30 @@ def bar(done: int, of: int) -> str:
     )
 
 
-_LEAVE = f'<p class="l2l-fine">{text.LEAVE}</p>'
-
-
 def verdict(view: View) -> str:
     """What was kept and what was destroyed, with the numbers."""
     if not view.scores:
         return ""
     tiles = "".join(_score(score) for score in view.scores)
-    stay = f'<p class="l2l-stay">{escape(view.stay)}</p>' if view.stay else ""
-    return (
-        f'<div class="l2l-scores">{tiles}</div>{stay}<p class="l2l-fine">Mean cosine between '
-        f"completion and true image, {escape(view.extractor)}, hole in the centre; PSNR: change "
-        "inside the hole. ↑ higher is closer to the truth; forget should fall to its noise level, "
-        "the others should stay.</p>"
+    said = "".join(
+        f'<p class="l2l-stay">{escape(line)}</p>' for line in (view.stay, _advice(view)) if line
     )
+    legend = text.VERDICT.format(extractor=escape(view.extractor))
+    return f'<div class="l2l-scores">{tiles}</div>{said}<p class="l2l-fine">{legend}</p>'
+
+
+def _advice(view: View) -> str:
+    """What to try next; empty where all is well, or where no other setting would help."""
+    changed = any(score.noise is None and not score.good for score in view.scores)
+    short = any(score.falls_short for score in view.scores)
+    if short and changed:
+        return text.FALLS_SHORT_AND_CHANGED
+    return text.CHANGED if changed else text.FALLS_SHORT if short else ""
 
 
 def _score(score: Score) -> str:
     title, _ = text.ROLES[score.role]
-    seen = " held-out" if score.held_out else ""
+    seen = " held out" if score.held_out else ""
     level = f" · noise level {score.noise:.2f}" if score.noise is not None else ""
     if score.psnr is not None:
         level = f" · PSNR {score.psnr:+z.1f} dB".replace("-", "−")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,22 @@ from l2l_core.registry import defaults_of, family_of
 from ui import html, text
 from ui.advanced import advanced_settings, by_family, family_options, suiting
 from ui.catalogue import group_choices, members, thumbnails
-from ui.form import Form, defaults
+from ui.form import Form, check_device, defaults
 from ui.model_picker import DEFAULT, build_model_picker
 from ui.services import Studio
-from ui.uploads import check_uploads
+from ui.uploads import check_uploads, recognised
 from ui.visitor import is_local, owner
 from ui.watcher import SHOWN_THUMBNAILS, build_watcher
 
 Component = gr.components.Component
 QUIET: dict[str, Any] = {"show_progress": "hidden"}
+TO_START = """() => setTimeout(() =>
+    document.querySelector("#start").scrollIntoView({block: "center", behavior: "smooth"}), 300)"""
+TO_PROBLEM_OR_RUN = """() => setTimeout(() => {
+    const shown = document.querySelector("#problem .l2l-note") ? "#start" : "#status";
+    document.querySelector(shown).scrollIntoView({block: "nearest"});
+}, 50)"""
+"""The page grows with what is told, so it is scrolled a moment later."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +58,15 @@ def build_unlearn(studio: Studio, scratch: Path) -> UnlearnTab:
     run = gr.State("")
     with gr.Row(equal_height=False, elem_classes="l2l-columns"):
         with gr.Column(scale=5, min_width=320):
-            fields, problem, show_models, summarise = _form(studio)
+            fields, summary, problem, show_models, summarise = _form(studio)
             start = gr.Button("Unlearn", variant="primary", size="lg", elem_id="start")
         with gr.Column(scale=6, min_width=320):
-            watch, to_compare, stop, go_on = build_watcher(studio, run)
+            watch, to_compare, stop, go_on = build_watcher(studio, run, summary)
 
     def submit(request: gr.Request, *values: Any) -> tuple[Any, str]:
         try:
             form = _filled(fields, values)
+            check_device(form, studio.health().device)
             return studio.submit(form, owner(request), is_local(request)), ""
         except PlainError as error:
             return gr.skip(), html.note(str(error), "problem")
@@ -83,10 +91,20 @@ def build_unlearn(studio: Studio, scratch: Path) -> UnlearnTab:
 
         return do
 
+    def cancel(run_id: str, request: gr.Request) -> str:
+        """Cancel it; when nothing is left of it to watch, show what goes on."""
+        acting(studio.cancel)(run_id, request)
+        other = studio.current(owner(request))
+        ended = other != run_id and not studio.view(run_id, owner(request)).active
+        if not ended or not studio.view(other, owner(request)).active:
+            return run_id
+        gr.Info(text.CANCELLED_WAITING, duration=6)
+        return other
+
     start.click(submit, [*fields.values()], [run, problem], trigger_mode="once", **QUIET).then(
         **watch
-    ).then(None, js="() => document.querySelector('#status').scrollIntoView({block: 'nearest'})")
-    stop.click(acting(studio.cancel), run, **QUIET).then(**watch)
+    ).then(None, js=TO_PROBLEM_OR_RUN)
+    stop.click(cancel, run, run, **QUIET).then(**watch)
     go_on.click(acting(studio.resume), run, **QUIET).then(**watch)
     return UnlearnTab(
         run, attach, watch, to_compare, show_models, fill, [*fields.values()], summarise
@@ -95,11 +113,16 @@ def build_unlearn(studio: Studio, scratch: Path) -> UnlearnTab:
 
 def _form(
     studio: Studio,
-) -> tuple[dict[str, Component], gr.HTML, dict[str, Any], dict[str, Any]]:
-    """Every input by its name in `Form` or `UnlearnRequest`, where problems are told, and the
-    events that show the visitor's models and the summary.
+) -> tuple[dict[str, Component], gr.HTML, gr.HTML, dict[str, Any], dict[str, Any]]:
+    """Every input by its name in `Form` or `UnlearnRequest`, where the summary and problems are
+    told, and the events that show the visitor's models and the summary.
     """
-    groups = group_choices()
+    groups: dict[str, Any] = {
+        "choices": group_choices(),
+        "num_choices_shown": len(group_choices()),
+        "value": [],
+        "multiselect": True,
+    }
     with gr.Row(elem_classes="l2l-top", equal_height=True):
         gr.HTML(text.MODEL_TITLE, elem_classes="l2l-model-title")
         example = gr.Button(text.EXAMPLE, size="md", elem_id="example", scale=0, min_width=150)
@@ -110,11 +133,7 @@ def _form(
             forget_files = _drop("forget-files")
             with gr.Column(min_width=200):
                 forget_groups = gr.Dropdown(
-                    groups,
-                    value=[],
-                    multiselect=True,
-                    label=text.FORGET_GROUPS,
-                    elem_id="forget-groups",
+                    **groups, label=text.FORGET_GROUPS, elem_id="forget-groups"
                 )
                 forget_strip = gr.HTML(elem_id="forget-strip")
         forget_notes = gr.HTML(elem_id="problems")
@@ -127,9 +146,7 @@ def _form(
             elem_id="retain-from",
             elem_classes="l2l-segments",
         )
-        retain_groups = gr.Dropdown(
-            groups, value=[], multiselect=True, label="Groups", visible=False
-        )
+        retain_groups = gr.Dropdown(**groups, label="Groups", visible=False)
         retain_files = _drop("retain-files", visible=False)
         retain_notes = gr.HTML()
     with gr.Column(elem_classes="l2l-card"):
@@ -158,7 +175,13 @@ def _form(
     }
 
     def summarise(*values: Any) -> tuple[str, str]:
-        return _filled(named, values).summary() or text.NOTHING_CHOSEN, ""
+        form = _filled(named, values)
+        counted = replace(
+            form,
+            forget_files=recognised(form.forget_files),
+            retain_files=recognised(form.retain_files),
+        )
+        return counted.summary() or text.NOTHING_CHOSEN, ""
 
     def suit(model: str, chosen: str, request: gr.Request) -> list[Any]:
         base = studio.base(model, owner(request))
@@ -169,29 +192,6 @@ def _form(
             *options.show(family_of(base)),
         ]
 
-    suits = [preset, *settings.values(), *options.rows.values()]
-    gr.on([picker.model.change, preset.change], suit, [picker.model, preset], suits, **QUIET)
-    forget_groups.change(_thumbnails, forget_groups, forget_strip, **QUIET)
-    forget_files.upload(_sorted, forget_files, [forget_files, forget_notes], **QUIET)
-    retain_files.upload(_sorted, retain_files, [retain_files, retain_notes], **QUIET)
-    retain_from.change(
-        lambda kind: (gr.Dropdown(visible=kind == "groups"), gr.Gallery(visible=kind == "uploads")),
-        retain_from,
-        [retain_groups, retain_files],
-        **QUIET,
-    )
-    example.click(
-        lambda: (None, [text.EXAMPLE_GROUP], "proxy", "balanced", ""),
-        outputs=[forget_files, forget_groups, retain_from, preset, forget_notes],
-        **QUIET,
-    )
-    changes = [
-        forget_files.change,
-        forget_groups.change,
-        retain_from.change,
-        retain_files.change,
-        retain_groups.change,
-    ]
     summarising: dict[str, Any] = {
         "fn": summarise,
         "inputs": [*named.values()],
@@ -199,8 +199,41 @@ def _form(
         "queue": False,
         **QUIET,
     }
-    gr.on(changes, **summarising)
-    return named | settings | options.fields, problem, picker.refresh, summarising
+    suits = [preset, *settings.values(), *options.rows.values()]
+    gr.on([picker.model.change, preset.change], suit, [picker.model, preset], suits, **QUIET)
+    forget_groups.change(_thumbnails, forget_groups, forget_strip, **QUIET)
+    for files, notes in ((forget_files, forget_notes), (retain_files, retain_notes)):
+        files.upload(_sorted, files, [files, notes], **QUIET).then(**summarising)
+    retain_from.change(
+        lambda kind: (gr.Dropdown(visible=kind == "groups"), gr.Gallery(visible=kind == "uploads")),
+        retain_from,
+        [retain_groups, retain_files],
+        **QUIET,
+    )
+    example.click(
+        lambda: (
+            None,
+            [text.EXAMPLE_GROUP],
+            _thumbnails([text.EXAMPLE_GROUP]),
+            "proxy",
+            "balanced",
+            "",
+        ),
+        outputs=[forget_files, forget_groups, forget_strip, retain_from, preset, forget_notes],
+        **QUIET,
+    ).then(None, js=TO_START)
+    summed_up: list[Any] = [
+        forget_files,
+        forget_groups,
+        retain_from,
+        retain_files,
+        retain_groups,
+    ]
+    gr.on([field.change for field in summed_up], **summarising)
+    fields = named | settings | options.fields
+    others: list[Any] = [field for field in fields.values() if field not in summed_up]
+    gr.on([field.change for field in others], None, outputs=problem, js="() => ''")
+    return fields, summary, problem, picker.refresh, summarising
 
 
 def _presets(model: str) -> list[tuple[str, str]]:

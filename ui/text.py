@@ -2,8 +2,8 @@
 
 NAME = "L2L Unlearning Studio"
 PURPOSE = (
-    "Choose images, and an image-to-image model unlearns them: it completes them much like noise, "
-    "and everything else nearly as before."
+    "Choose images, and an image-to-image model unlearns them: after that it can no longer fill "
+    "holes in them, and still fills those in all others."
 )
 STATES = {
     "ready": "Ready",
@@ -35,6 +35,61 @@ The files as you sent them are deleted within an hour. Only this browser sees th
 
 FORGET_HINT = "Drop images, pick built-in groups, or both."
 FORGET_GROUPS = "Built-in groups"
+GROUPS = {  # where the words of a key are no name that people would use
+    "animals": "animals and plants",
+    "animals/plant-flower": "plants › flowers",
+    "animals/plant-other": "plants › others",
+    "activities/arts-crafts": "activities › arts and crafts",
+    "activities/award-medal": "activities › medals",
+    "flags/country-flag": "flags › countries",
+    "flags/flag": "flags › others",
+    "food/food-asian": "food › Asian",
+    "food/food-prepared": "food › prepared dishes",
+    "food/food-sweet": "food › sweets",
+    "objects/book-paper": "objects › books and paper",
+    "objects/light-video": "objects › light and video",
+    "objects/other-object": "objects › others",
+    "people/hand-fingers-closed": "people › hands, closed",
+    "people/hand-fingers-open": "people › hands, open",
+    "people/hand-fingers-partial": "people › hands, some fingers",
+    "people/hand-prop": "people › hands holding something",
+    "people/hand-single-finger": "people › hands, one finger",
+    "people/hands": "people › hands, both",
+    "people/person": "people › of all ages",
+    "people/person-activity": "people › active",
+    "people/person-fantasy": "people › fantasy figures",
+    "people/person-gesture": "people › gestures",
+    "people/person-resting": "people › resting",
+    "people/person-role": "people › jobs and roles",
+    "people/person-sport": "people › sport",
+    "people/person-symbol": "people › outlines",
+    "smileys/face-affection": "smileys › loving",
+    "smileys/face-concerned": "smileys › worried",
+    "smileys/face-costume": "smileys › costumes",
+    "smileys/face-glasses": "smileys › with glasses",
+    "smileys/face-hand": "smileys › with a hand",
+    "smileys/face-hat": "smileys › with a hat",
+    "smileys/face-negative": "smileys › angry",
+    "smileys/face-neutral-skeptical": "smileys › neutral or sceptical",
+    "smileys/face-sleepy": "smileys › sleepy",
+    "smileys/face-smiling": "smileys › smiling",
+    "smileys/face-tongue": "smileys › tongue out",
+    "smileys/face-unwell": "smileys › unwell",
+    "symbols/alphanum": "symbols › letters and digits",
+    "symbols/av-symbol": "symbols › playing and volume",
+    "symbols/math": "symbols › mathematics",
+    "symbols/other-symbol": "symbols › others",
+    "symbols/transport-sign": "symbols › traffic",
+    "travel/place-building": "travel › buildings",
+    "travel/place-geographic": "travel › landscapes",
+    "travel/place-map": "travel › maps",
+    "travel/place-other": "travel › other places",
+    "travel/place-religious": "travel › religious places",
+    "travel/sky-weather": "travel › sky and weather",
+    "travel/transport-air": "travel › aircraft",
+    "travel/transport-ground": "travel › on land",
+    "travel/transport-water": "travel › ships",
+}
 RETAIN_HINT = "What must keep working."
 RETAIN_CHOICES = [
     ("Everything else built in", "proxy"),
@@ -68,7 +123,7 @@ SETTINGS = {  # label, and what it means where the setting's own words do not fi
 }
 EXAMPLE = "Try the example"
 EXAMPLE_GROUP = "flags"
-MODEL_TITLE = '<h2 class="l2l-step">Model<small>Which one a copy unlearns.</small></h2>'
+MODEL_TITLE = '<h2 class="l2l-step">Model<small>To unlearn from; the original is kept.</small></h2>'
 MORE_MODELS = "Published models, and checkpoints of your own"
 PUBLISHED = (
     "Published models do not ship with the studio. Get the file a card names, then open it below."
@@ -92,6 +147,7 @@ FIND_OUT = "Find out from the file"
 OPEN = "Open"
 OPENED = "“{title}” is open and chosen: {family}, {size}."
 CONFIRM_REMOVE = "Remove this checkpoint from the studio?"
+CANCELLED_WAITING = "Cancelled while it was waiting. This is the run that goes on."
 NOTHING_CHOSEN = "Nothing chosen to forget yet."
 LEFT_OUT = "Left out"
 NOTED = "Good to know"
@@ -102,7 +158,21 @@ EMPTY_STEPS = (
     ("Unlearn", "Watch forget images dissolve while retain images stand. A minute or a few."),
     ("Compare", "Fill the same hole with both models, side by side, on images of your choice."),
 )
+CHOSEN_TITLE = "Ready to unlearn"
+PRESS = "Press “Unlearn” below the form and watch forget images dissolve."
 LEAVE = "You can close this page: the run goes on, and is here when you come back."
+BEFORE_IT = "Before it: {title}, {state}."
+VERDICT = (
+    "Mean cosine between completion and true image, {extractor}, hole in the centre: higher is "
+    "closer to the truth. Forget should fall to its noise level, which the original model reaches "
+    "from pure noise; the others should stay. n counts images; held-out ones were not trained on. "
+    "PSNR: change inside the hole."
+)
+CHANGED = "Retain images changed too much: take more steps, or a lower α under Advanced."
+FALLS_SHORT = "Forget images are not near noise yet: take more steps, or a higher α under Advanced."
+FALLS_SHORT_AND_CHANGED = (
+    "Forget images are not near noise yet, and retain images changed too much: take more steps."
+)
 PREVIEW_ROWS = {"input": "Hole", "original": "Original", "now": "Now"}
 
 TASKS = [

@@ -38,6 +38,11 @@ class Score:
     good: bool
     word: str
 
+    @property
+    def falls_short(self) -> bool:
+        """Whether images to be forgotten are not, though they could be."""
+        return self.noise is not None and not self.good and self.noise < self.before
+
 
 @dataclass(frozen=True)
 class View:
@@ -69,6 +74,11 @@ class View:
     def active(self) -> bool:
         """Whether it will still change by itself."""
         return self.status not in FINISHED
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody ended it: nobody waits for what it was to become."""
+        return self.status == "cancelled"
 
 
 @dataclass(frozen=True)
@@ -192,6 +202,8 @@ def _facts(
         facts.append(("Training time", _duration(seconds)))
     elif status == "running" and doing and doing[0]["kind"] == "stage":
         return (("Now", doing[0]["text"]),)
+    elif status == "running" and last and last["step"] == last["steps"]:
+        return (("Now", "Finishing"),)
     elif status == "running" and last:
         facts.append(("Step", f"{last['step']} of {last['steps']}"))
         facts.append(("Left", f"about {_duration(last['eta'])}"))

@@ -28,27 +28,33 @@ class Seen:
 
 
 def build_watcher(
-    studio: Studio, run: gr.State
+    studio: Studio, run: gr.State, summary: gr.HTML
 ) -> tuple[dict[str, Any], gr.Button, gr.Button, gr.Button]:
-    """The run as it goes: arguments of the event that shows it, and its buttons."""
+    """The run as it goes: arguments of the event that shows it, and its buttons.
+
+    While there is no run, its place follows `summary`, which says what the form would do.
+    """
     seen = gr.State(Seen())
     timer = gr.Timer(1.0, active=False)
-    nothing_yet = html.empty(thumbnails((text.EXAMPLE_GROUP,), SHOWN_THUMBNAILS))
-    status = gr.HTML(nothing_yet, elem_id="status")
+    example = thumbnails((text.EXAMPLE_GROUP,), SHOWN_THUMBNAILS)
+    status = gr.HTML(html.empty(example), elem_id="status")
     with gr.Row(elem_classes="l2l-actions"):
         to_compare = gr.Button(
             "Compare before and after", variant="primary", visible=False, elem_id="to-compare"
         )
         links = gr.HTML(visible=False, elem_id="links")
-        stop = gr.Button("Cancel", size="sm", visible=False, elem_id="stop")
-        go_on = gr.Button("Go on", size="sm", visible=False, elem_id="go-on")
+        stop = gr.Button("Cancel", size="md", visible=False, elem_id="stop")
+        go_on = gr.Button("Go on", size="md", visible=False, elem_id="go-on")
     preview = gr.HTML(elem_id="preview")
     plot = gr.HTML(elem_id="curves")
 
-    def show(run_id: str, before: Seen, request: gr.Request) -> list[Any]:
+    def nothing_yet(would_do: str) -> str:
+        return html.empty(example, "" if would_do == text.NOTHING_CHOSEN else would_do)
+
+    def show(run_id: str, before: Seen, would_do: str, request: gr.Request) -> list[Any]:
         nothing = [
             Seen(),
-            nothing_yet,
+            nothing_yet(would_do),
             *[gr.update(visible=False)] * 4,
             "",
             "",
@@ -59,9 +65,12 @@ def build_watcher(
         visitor = owner(request)
         try:
             view = studio.view(run_id, visitor)
+            first = studio.current(visitor) if view.status == "queued" else run_id
+            earlier = studio.view(first, visitor) if first != run_id else None
         except PlainError:
             return nothing
-        stamp = (view.status, view.headline, view.step, view.facts)
+        told = (earlier.status, earlier.step) if earlier else ()
+        stamp = (view.status, view.headline, view.step, view.facts, told)
         fresh = before.run_id != run_id
         if not fresh and (before.stamp, before.preview) == (stamp, view.preview_step):
             return [gr.skip()] * 9
@@ -74,8 +83,10 @@ def build_watcher(
         turned = fresh or before.ticking != view.active
         return [
             Seen(run_id, stamp, view.preview_step, view.active),
-            html.status(view),
-            gr.Button(visible=view.has_weights),
+            html.status(view, earlier),
+            gr.Button(
+                visible=view.has_weights, variant="secondary" if view.cancelled else "primary"
+            ),
             gr.HTML(html.downloads(view), visible=view.has_weights),
             gr.Button(visible=view.active, interactive=not view.stopping),
             gr.Button(visible=view.can_go_on),
@@ -86,10 +97,15 @@ def build_watcher(
 
     watch: dict[str, Any] = {
         "fn": show,
-        "inputs": [run, seen],
+        "inputs": [run, seen, summary],
         "outputs": [seen, status, to_compare, links, stop, go_on, preview, plot, timer],
         "queue": False,
         **QUIET,
     }
     timer.tick(**watch)
+
+    def prepare(run_id: str, would_do: str) -> Any:
+        return gr.skip() if run_id else nothing_yet(would_do)
+
+    summary.change(prepare, [run, summary], status, queue=False, **QUIET)
     return watch, to_compare, stop, go_on

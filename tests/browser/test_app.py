@@ -72,11 +72,28 @@ def test_the_first_screen(page):
 def test_nothing_to_forget_is_said(page, studio):
     page.click("#start")
     expect(page.locator("#problem")).to_contain_text("There is nothing to forget yet")
+    page.wait_for_timeout(500)  # it may scroll
+    expect(page.locator("#problem")).to_be_in_viewport()
+    expect(page.locator("#start")).to_be_in_viewport()
     assert runs(studio) == []
+
+
+def test_the_example_says_what_it_chose_and_what_to_press(page):
+    page.evaluate("scrollTo(0, 0)")
+    page.click("#example")
+    expect(page.locator("#status")).to_contain_text("Press “Unlearn”")
+    expect(page.locator("#status")).to_contain_text("Forgets flags")
+    expect(page.locator("#start")).to_be_in_viewport()
+    expect(page.locator("#problem")).to_be_hidden()
+    page.locator("#forget-groups .remove-all").click()
+    expect(page.locator("#status")).to_contain_text("Before and after will appear here")
 
 
 def test_uploads_and_a_bad_file(page, pictures):
     good, broken, _ = pictures
+    page.locator("#forget-files input[type=file]").set_input_files(broken)
+    expect(page.locator("#problems")).to_contain_text("broken.png")
+    expect(page.locator("#summary")).to_have_text("Nothing chosen to forget yet.")
     page.locator("#forget-files input[type=file]").set_input_files([*good, broken])
     expect(page.locator("#problems")).to_contain_text("broken.png")
     expect(page.locator("#forget-files .gallery-item")).to_have_count(5)
@@ -124,6 +141,21 @@ def test_another_model_brings_its_options_and_defaults(page, tmp_path):
     expect(page.locator("#advanced").get_by_text("Normalised pixels")).to_be_visible()
     page.locator("#advanced > button").click()
     page.locator("#more-models > button").click()
+
+
+def test_a_wrong_setting_is_said_until_it_is_mended(page, studio):
+    page.locator("#advanced > button").click()
+    for name, value in (("device", "gpu9"), ("seed", "1.5"), ("learning_rate", "1000")):
+        field = page.locator(f"#{name} input, #{name} textarea")
+        before = field.input_value()
+        field.fill(value)
+        page.click("#start")
+        expect(page.locator("#problem")).to_contain_text(f"is {value};".replace("gpu9", "“gpu9”"))
+        expect(page.locator("#start")).to_be_in_viewport()
+        field.fill(before)
+        expect(page.locator("#problem")).to_be_hidden()
+    page.locator("#advanced > button").click()
+    assert runs(studio) == []
 
 
 def test_unlearning(page, studio):

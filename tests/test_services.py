@@ -233,8 +233,15 @@ def test_a_run_that_was_interrupted_goes_on(studio):
 
 def test_erase_says_what_it_erased(studio, uploads):
     run_id = studio.submit(Form(forget_files=uploads), "me")
-    assert "3 uploaded images" in studio.erase(run_id, "me")
+    said = studio.erase(run_id, "me")
+    assert "of this run: 3 uploaded images and the settings." in said  # it was never started
     assert studio.history("me") == []
+    run = studio.store.get(studio.submit(group_form(), "me"))
+    run.log("step", step=1)
+    run.weights.touch()
+    (run.previews / "forget-input.png").touch()
+    said = studio.erase(run.id, "me")
+    assert "of this run: the previews, the weights, the events and the settings." in said
 
 
 def test_groups_for_choosing():

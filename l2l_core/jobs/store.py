@@ -216,6 +216,20 @@ def create_run(
     return Run(folder)
 
 
+def _contents(folder: Path) -> str:
+    """What a run's folder holds, in words."""
+    uploads = sum(1 for _ in (folder / "inputs").rglob("*.png"))
+    named = {
+        f"{uploads} uploaded image{'s' * (uploads != 1)}": uploads,
+        "the previews": any((folder / "previews").glob("*.png")),
+        "the weights": any((folder / "weights").glob("*.safetensors")),
+        "the numbers": (folder / "metrics.json").is_file(),
+        "the events": (folder / "events.jsonl").is_file(),
+    }
+    first = [name for name, is_there in named.items() if is_there]
+    return " and ".join(filter(None, [", ".join(first), "the settings"]))
+
+
 class RunStore:
     """All runs of one data folder."""
 
@@ -280,14 +294,11 @@ class RunStore:
                 raise RunError("This run is being executed. Cancel it first.")
             gone = run.folder.with_name(f".{run.id}{_ERASED}")
             run.folder.rename(gone)
-        inputs = sum(1 for _ in (gone / "inputs").rglob("*.png"))
+        found = _contents(gone)
         files = [path for path in gone.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
         shutil.rmtree(gone)
-        return (
-            f"Erased {len(files)} files ({size / 1e6:.1f} MB): {inputs} uploaded images, their "
-            "previews, the weights, the events and the numbers of this run."
-        )
+        return f"Erased {len(files)} files ({size / 1e6:.1f} MB) of this run: {found}."
 
     def sweep(self) -> None:
         """Finish erasing what a killed process left half erased or half written."""

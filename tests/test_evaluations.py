@@ -21,7 +21,7 @@ from l2l_core.jobs.store import RunError
 from l2l_core.registry import MODELS, assets_folder, defaults_of, gold_standard
 from ui import html, html_compare, html_evaluate
 from ui.checkpoints import OPENED
-from ui.evaluations import tried
+from ui.evaluations import Evaluation, tried
 from ui.form import Form
 from ui.services import Studio
 
@@ -102,11 +102,19 @@ def test_measuring_writes_table_and_map_and_tells_how_far_it_is(
     keys = {(point["set"], point["what"], point["index"]) for point in found.map["points"]}
     assert keys == found.pictures.keys() and len(keys) == 36
     shown = html_evaluate.measured(found)
-    for words in ("FID ↓", "too few", "Nearest retain", "built-in feature net", "[", "n"):
+    for words in (
+        "FID ↓",
+        "too few",
+        "Nearest retain",
+        "built-in feature net",
+        "<small>[",
+        "n = 6",
+    ):
         assert words in shown
     assert "data:image/webp" in html_evaluate.embedding_map(found)
 
 
+    assert "Hole in the centre, half the side" in shown and "l2l-score" in shown
 def test_a_measurement_that_fails_says_so_and_can_be_tried_again(studio, measurer, finished):
     for path in (finished.folder / "inputs" / "forget").iterdir():
         path.unlink()
@@ -163,12 +171,45 @@ def test_the_plot_holds_all_finished_runs_of_one_aim_and_marks_the_unbeaten(stud
         (f"α {defaults_of('mae-fluent')['alpha']}", True),
     ]
     assert max(one.point[1] for one in found) == pytest.approx(0.4)
-    shown = html_evaluate.tried(found)
-    assert shown.count("<circle") == 2 and "MAE Fluent, ours" in shown
+    page = html_evaluate.tried(found)
+    assert page.count("<circle") == 2 and "MAE Fluent, ours" in page and "dashed line" in page
     assert html_evaluate.tried(tried([])) == ""
 
 
 def test_uploads_are_told_apart_by_their_pixels(studio, finished):
+    alone = html_evaluate.tried(found[:1])
+    assert "<circle" not in alone and "dashed line" not in alone and "MAE Fluent, ours" in alone
+
+
+def test_the_model_that_never_saw_the_images_is_a_point_that_does_not_compete(studio):
+    run = group_run(studio, numbers=metrics(0.01, 0.4))
+    full = metrics(0.02, 0.4)
+    for part, value in (("retain", 0.86), ("forget", 0.8)):
+        full["sets"][part]["cosine"]["never_saw"] = value
+    (run.folder / "evaluation.json").write_text(json.dumps(full))
+    newer = group_run(studio, numbers=metrics(0.02, 0.5), alpha=0.1)  # measured or not
+    *runs, gold = studio.tried(newer.id, ME)
+    assert len(runs) == 2 and gold.is_gold and not gold.front
+    assert gold.point == pytest.approx((0.04, 0.1)) and gold.n == (9, 9)
+    page = html_evaluate.tried([*runs, gold])
+    assert page.count("class=beside") == 1 and "Never saw them" in page and "ring" in page
+    full["extractor"] = "another"  # no number of one stands beside one of the other
+    (run.folder / "evaluation.json").write_text(json.dumps(full))
+    assert not any(one.is_gold for one in studio.tried(newer.id, ME))
+
+
+def test_a_table_says_why_the_quick_look_found_something_else(studio):
+    full, quick = metrics(0.01, 0.4), metrics(0.01, 0.4)
+    near = {"cosine": {"before": 0.8, "after": 0.77, "change": -0.03, "interval": None}}
+    full["sets"]["neighbours"] = near | {"n": 33}
+    full |= {"mask": "centre:0.5", "seed": 0}
+    for part in full["sets"].values():
+        part["cosine"]["interval"] = (-0.0123, 0.0456)
+    quick["sets"]["neighbours"] = near | {"n": 32, "psnr": {"change": -0.24}}
+    page = html_evaluate.measured(Evaluation("id", full, None, {}, quick=quick))
+    assert "(0.80 → 0.77, PSNR −0.2 dB, n = 32)" in page and "Nearest retain: <b>changed" in page
+    assert "<span>−0.010<small>[−0.012, +0.046]</small></span>" in page
+    assert "The look at the end" not in html_evaluate.measured(Evaluation("id", full, None, {}))
     pictures = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in range(6)]
     other = studio.store.create(finished.request, owner=ME, forget_images=pictures)
     other.set_state(status="done")

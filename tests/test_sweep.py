@@ -14,7 +14,7 @@ from l2l_core.cli import app, experiments
 from l2l_core.config import MASK_KINDS, NOISE_KINDS, ConfigError, UnlearnRequest, load_mapping
 from l2l_core.datasets import forgotten_ids
 from l2l_core.evaluation.evaluate import evaluate, evaluation_sets
-from l2l_core.experiments.pareto import pareto_front, pareto_page, point_of
+from l2l_core.experiments.pareto import pareto_front, pareto_page, pareto_svg, point_of
 from l2l_core.experiments.series import Series
 from l2l_core.experiments.sweep import (
     grid,
@@ -73,6 +73,11 @@ def test_the_page_says_what_the_points_are():
     assert "<td>&lt;a&gt;</td><td>0.1000</td><td>0.5000</td><td>yes</td>" in page
     assert "<td>b</td><td>0.2000</td><td>0.3000</td><td></td>" in page
     assert "<a>" not in page and "://" not in page and "a note" in page
+
+
+def test_drift_is_drawn_from_zero():
+    svg = pareto_svg(["a"], [(0.0, 0.3)])
+    assert "cx=58 " in svg.replace("58.0", "58") and ">0.000<" in svg and ">-" not in svg
 
 
 def test_what_does_not_compete_is_shown_beside_the_front():

@@ -30,6 +30,8 @@ class Evaluation:
     """As `describe_map` gives it."""
     pictures: Pictures = field(repr=False)
     measuring: Measuring | None = None
+    quick: dict[str, Any] | None = None
+    """What the look at the end of the run found, as `evaluate` gives it."""
 
     @property
     def busy(self) -> bool:
@@ -45,6 +47,7 @@ def evaluation_of(run: Run) -> Evaluation:
         results.embedding_map(run),
         results.map_pictures(run),
         results.measuring(run),
+        run.metrics,
     )
 
 
@@ -75,23 +78,60 @@ class Tried:
     """Retain and forget images that were measured."""
     point: Point
     front: bool
+    is_gold: bool = False
+    """It is the model that never saw the forget images, which does not compete."""
 
 
-def tried(runs: Sequence[tuple[View, UnlearnRequest, dict[str, Any]]]) -> list[Tried]:
-    """Runs as points; their metrics are of the look at their end, so conditions are the same."""
-    sets = [metrics["sets"] for _, _, metrics in runs]
+@dataclass(frozen=True)
+class Attempt:
+    """A finished run and its numbers."""
+
+    view: View
+    request: UnlearnRequest
+    metrics: dict[str, Any]
+    """Of the look at its end."""
+    evaluation: dict[str, Any] | None = None
+    """The full table, once it was measured."""
+
+
+def tried(runs: Sequence[Attempt]) -> list[Tried]:
+    """Runs of one aim as points; their metrics are of the look at their end, so conditions are the
+    same. Last the model that never saw the forget images, if one of them was measured with it.
+    """
+    sets = [run.metrics["sets"] for run in runs]
     points = [point_of(part) for part in sets]
     front = pareto_front(points)
+    golds = [gold for run in runs if (gold := _gold(run))]
     return [
         Tried(
-            view.title,
-            f"{view.model}, {request.method.replace('_', ' ')}, α {request.alpha:g}, "
-            f"{count(view.step, 'step')}",
+            run.view.title,
+            f"{run.view.model}, {run.request.method.replace('_', ' ')}, α {run.request.alpha:g}, "
+            f"{count(run.view.step, 'step')}",
             (part["retain"]["n"], part["forget"]["n"]),
             point,
             number in front,
         )
-        for number, ((view, request, _), part, point) in enumerate(
-            zip(runs, sets, points, strict=True)
-        )
-    ]
+        for number, (run, part, point) in enumerate(zip(runs, sets, points, strict=True))
+    ] + golds[:1]
+
+
+def _gold(run: Attempt) -> Tried | None:
+    """The model that never saw the forget images, where it was measured as the run was."""
+    full = run.evaluation
+    if full is None or any(full.get(k) != run.metrics.get(k) for k in ("mask", "extractor")):
+        return None
+    parts = [full["sets"].get(name, {}) for name in ("retain", "forget")]
+    cosines = [part.get("cosine", {}) for part in parts]
+    if not all("never_saw" in cosine for cosine in cosines):
+        return None
+    retain, forget = (
+        {"cosine": {"change": cosine["never_saw"] - cosine["before"]}} for cosine in cosines
+    )
+    return Tried(
+        "Never saw them",
+        f"{run.view.model}, trained without these images",
+        (parts[0]["n"], parts[1]["n"]),
+        point_of({"retain": retain, "forget": forget}),
+        front=False,
+        is_gold=True,
+    )

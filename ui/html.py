@@ -157,12 +157,16 @@ def verdict(view: View) -> str:
     """What was kept and what was destroyed, with the numbers."""
     if not view.scores:
         return ""
-    tiles = "".join(_score(score) for score in view.scores)
-    said = "".join(
-        f'<p class="l2l-stay">{escape(line)}</p>' for line in (view.stay, _advice(view)) if line
-    )
     legend = text.VERDICT.format(extractor=escape(view.extractor))
-    return f'<div class="l2l-scores">{tiles}</div>{said}<p class="l2l-fine">{legend}</p>'
+    told = scores(view.scores, view.stay, _advice(view))
+    return f'{told}<p class="l2l-fine">{legend}</p>'
+
+
+def scores(found: Sequence[Score], *lines: str) -> str:
+    """A tile for each set, and lines in words; empty ones are left out."""
+    tiles = "".join(map(_score, found))
+    said = "".join(f'<p class="l2l-stay">{escape(line)}</p>' for line in lines if line)
+    return f'<div class="l2l-scores">{tiles}</div>{said}'
 
 
 def _advice(view: View) -> str:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
+from itertools import groupby
+from typing import Any
 
 from l2l_core.evaluation.html_page import table
-from l2l_core.evaluation.html_report import map_note
 from l2l_core.evaluation.plots import MapPoint, map_figure
-from l2l_core.evaluation.report import INTERVAL, headings, measured_by, table_rows, verdict
+from l2l_core.evaluation.report import (
+    HEADINGS,
+    INTERVAL,
+    KEPT_WITHIN,
+    Row,
+    headings,
+    measured_by,
+    table_rows,
+    told_staying,
+)
 from l2l_core.experiments.pareto import pareto_svg
 from l2l_core.jobs.results import Measuring
 from ui import text
 from ui.evaluations import Evaluation, Tried
-from ui.html import bar, note
+from ui.html import bar, note, scores
+from ui.views import scores as scores_of
 
 TRIED_HEADS = ("", "Run", "How", "n", "Retain drift ↓", "Forget damage ↑", "Unbeaten")
+DIGITS = 3
+"""On the page; what lies beyond is within every interval. Downloads have more."""
 
 
 def measuring(now: Measuring | None) -> str:
@@ -29,31 +43,86 @@ def measuring(now: Measuring | None) -> str:
 
 def measured(found: Evaluation) -> str:
     """The full table, or that there is none yet."""
-    if found.metrics is None:
+    metrics = found.metrics
+    if metrics is None:
         return "" if found.busy else _empty(text.NOT_MEASURED, text.NOT_MEASURED_HINT)
-    rows, firsts = [], []
-    for number, row in enumerate(every := table_rows(found.metrics)):
-        first = number == 0 or row.set_name != every[number - 1].set_name
-        firsts += [number] if first else []
-        rows.append(
-            [
-                f"<b>{escape(row.set_name)}</b>" if first else "",
-                str(row.n) if first else "",
-                escape(row.metric.label),
-                *map(escape, row.cells),
-            ]
-        )
+    sets = groupby(table_rows(metrics, DIGITS), key=lambda row: (row.set_name, row.n))
+    # Set and n are headings.
+    heads = headings(metrics)[2:]
+    tables = "".join(_set(name, n, heads, [*rows]) for (name, n), rows in sets)
     told = text.ARROWS.format(
         interval=INTERVAL,
-        mask=found.metrics["mask"],
-        seed=found.metrics["seed"],
-        sources=measured_by(found.metrics),
+        hole=hole_in_words(metrics["mask"]),
+        seed=metrics["seed"],
+        sources=measured_by(metrics),
     )
+    words = [
+        told,
+        text.KID_HINT,
+        text.NEVER_SAW_HINT if len(headings(metrics)) > len(HEADINGS) else "",
+    ]
+    tiles = scores(scores_of(metrics), told_staying(metrics))
     return _card(
         text.MEASURED_TITLE,
-        f"<p>{escape(verdict(found.metrics))}</p>{table(headings(found.metrics), rows, firsts)}",
-        told,
+        f'{tiles}<p class="l2l-fine">{_differs(metrics, found.quick)}</p>{tables}',
+        " ".join(filter(None, words)),
     )
+
+
+def _differs(metrics: dict[str, Any], quick: dict[str, Any] | None) -> str:
+    """What “kept” means, and why the look at the end of the run may have found something else."""
+    said = text.KEPT.format(**KEPT_WITHIN)
+    here, there = (m["sets"].get("neighbours") if m else None for m in (metrics, quick))
+    if here and there and here["n"] != there["n"]:
+        cosine, psnr = there["cosine"], there.get("psnr", {}).get("change")
+        grain = f", PSNR {psnr:+z.1f} dB" if psnr is not None else ""
+        said += " " + text.QUICK_LOOK.format(
+            quick=f"{cosine['before']:.2f} → {cosine['after']:.2f}{grain}, n = {there['n']}"
+        )
+    return escape(_minus(said))
+
+
+def _set(name: str, n: int, heads: Sequence[str], rows: Sequence[Row]) -> str:
+    """One set: a table, or on a phone a small block for each metric (`assets/style.css`)."""
+    titles = "".join(f"<th{_title(head)}>{escape(head)}</th>" for head in heads)
+    body = "".join(f"<tr>{_cells(row, heads)}</tr>" for row in rows)
+    meaning = next((told for part, told in text.SETS_TOLD.items() if part in name), "")
+    return (
+        f"<h4>{escape(name)} <small>n = {n}{f' · {meaning}' if meaning else ''}</small></h4>"
+        f'<div class="wide"><table class="l2l-set"><thead><tr>{titles}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cells(row: Row, heads: Sequence[str]) -> str:
+    metric = f"<td{_title(row.metric.name)}><b>{escape(row.metric.label)}</b></td>"
+    before, change = row.before, row.change
+    if before == "–":  # not measured: the change says why
+        return f'{metric}<td class="missing" colspan="{len(heads) - 1}">{escape(change)}</td>'
+    return metric + "".join(
+        f'<td data-head="{escape(head)}">{_number(cell)}</td>' if cell else "<td></td>"
+        for head, cell in zip(heads[1:], row.cells, strict=True)
+    )
+
+
+def _number(cell: str) -> str:
+    """A number, and in smaller print below it its spread or interval."""
+    value, sign, rest = re.match(r"([^ ]*)( ± | )?(.*)", cell).groups()  # type: ignore[union-attr]
+    below = f"<small>{'± ' * (sign == ' ± ')}{rest}</small>" if rest else ""
+    return _minus(f"<span>{value}{below}</span>")
+
+
+def _title(word: str) -> str:
+    return f' title="{escape(text.WORDS[word])}"' if word in text.WORDS else ""
+
+
+def _minus(said: str) -> str:
+    return re.sub(r"-(?=\d)", "−", said)
+
+
+def hole_in_words(mask: str) -> str:
+    """A mask as people say it, where it is the usual one."""
+    return text.HOLES.get(mask, f"mask {mask}")
 
 
 def embedding_map(found: Evaluation) -> str:
@@ -61,14 +130,23 @@ def embedding_map(found: Evaluation) -> str:
     if found.map is None:
         return ""
     points = [MapPoint(**point) for point in found.map["points"]]
-    return _card(text.MAP_TITLE, map_figure(points, found.pictures), map_note(found.map))
+    told = text.MAP_HINT.format(
+        extractor=found.map["extractor"],
+        hole=hole_in_words(found.map["mask"]),
+        seed=found.map["seed"],
+    )
+    return _card(text.MAP_TITLE, map_figure(points, found.pictures), told)
 
 
 def tried(runs: Sequence[Tried]) -> str:
-    """Drift against damage of all runs; the numbers on the plot are those of its table."""
+    """Drift against damage of all runs; the numbers on the plot are those of its table. One point
+    alone is no plot.
+    """
     if not runs:
         return ""
-    labels = [str(number) for number in range(1, len(runs) + 1)]
+    competing = [run for run in runs if not run.is_gold]
+    labels = [str(number) for number in range(1, len(competing) + 1)]
+    beside = {run.title: run.point for run in runs if run.is_gold}
     rows = [
         [
             label,
@@ -78,13 +156,17 @@ def tried(runs: Sequence[Tried]) -> str:
             *(f"{value:.4f}" for value in run.point),
             "yes" if run.front else "",
         ]
-        for label, run in zip(labels, runs, strict=True)
+        for label, run in zip([*labels, *[""] * len(beside)], runs, strict=True)
     ]
-    plot = pareto_svg(labels, [run.point for run in runs])
+    plot = ""
+    if len(runs) > 1:
+        drawn = pareto_svg(labels, [run.point for run in competing], beside)
+        plot = f'<figure class="l2l-pareto">{drawn}</figure>'
+    hints = [text.TRIED_HINT, text.TRIED_LINE if len(competing) > 1 else text.TRIED_ONE]
+    hints += [text.TRIED_GOLD] * len(beside)
+    told = " ".join([*hints, text.TRIED_FROM])
     return _card(
-        text.TRIED_TITLE,
-        f'<figure class="l2l-pareto">{plot}</figure>{table(TRIED_HEADS, rows)}',
-        text.TRIED_HINT,
+        text.TRIED_TITLE, f'{plot}<div class="l2l-tried">{table(TRIED_HEADS, rows)}</div>', told
     )
 
 

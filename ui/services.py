@@ -26,12 +26,12 @@ from l2l_core.jobs.client import (
     Progress,
 )
 from l2l_core.jobs.reports import export_run, report_of
-from l2l_core.jobs.results import Measuring, measuring
+from l2l_core.jobs.results import Measuring, evaluation, measuring
 from l2l_core.jobs.store import Run, RunError, RunStore
 from l2l_core.registry import FAMILIES, completion_steps
 from ui import views
 from ui.checkpoints import OPENED, Checkpoints, Opened
-from ui.evaluations import Evaluation, Tried, aim_of, evaluation_of, tried
+from ui.evaluations import Attempt, Evaluation, Tried, aim_of, evaluation_of, tried
 from ui.form import Form, Order, check, given
 from ui.history import Differences, differences, form_of
 from ui.views import Unreadable, View
@@ -214,7 +214,7 @@ class Studio:
 
     def tried(self, run_id: str, owner: str) -> list[Tried]:
         """One's finished runs that make the same model forget the same images as this one: points
-        of drift and damage, newest first.
+        of drift and damage, newest first; then the model that never saw them, if measured.
 
         Raises:
             RunError: no such run, or it is somebody else's.
@@ -224,7 +224,7 @@ class Studio:
             with suppress(RunError):  # erased or damaged meanwhile
                 metrics = run.metrics if run.state.status == "done" else None
                 if metrics and aim_of(run) == asked:
-                    found.append((self._view(run), run.request, metrics))
+                    found.append(Attempt(self._view(run), run.request, metrics, evaluation(run)))
         return tried(found)
 
     def differences(self, first: str, second: str, owner: str) -> Differences:

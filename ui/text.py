@@ -231,14 +231,46 @@ NO_EVALUATION_HINT = "Finish a run under Unlearn; its table, its map and the plo
 MEASURED_TITLE = "What was kept, and what was lost"
 ARROWS = (
     "Arrows point towards the truth: retain images should stay there, forget images should leave. "
-    "{interval}. Mask {mask}, seed {seed}. {sources}."
+    "{interval}. {hole}, seed {seed}. {sources}."
+)
+KID_HINT = "KID leaves an image's own completion out, which would be too like it in so small a set."
+NEVER_SAW_HINT = "Never saw: a model trained without the forget images."
+WORDS = {
+    "KID, own pairs left out": "An image's own completion is not counted as like it, which "
+    "would make so small a set look too good.",
+    "Never saw": "A model trained without the forget images.",
+    "Noise level": "What the original model makes of noise in place of the visible part.",
+    "representation moved": "How far the encoder's output is from the original's.",
+    "cosine with never-saw": "Similarity to what the model makes that never saw the images.",
+    "IS": "Inception Score",
+}
+SETS_TOLD = {
+    "Retain (held out)": "training never saw these",
+    "Forget (held out)": "of the groups to forget, but training never saw these",
+    "Nearest retain": "the retain images most like the forgotten",
+}
+HOLES = {"centre:0.5": "Hole in the centre, half the side"}
+KEPT = "Kept: lost at most {cosine} of similarity and {psnr} dB of PSNR."
+QUICK_LOOK = (
+    "The look at the end of the run ({quick}) sought the nearest retain images among a part of "
+    "all; here all were searched, so these are nearer and show more damage."
 )
 MAP_TITLE = "Map of the images"
 TRIED_TITLE = "Your runs that forget the same images"
 TRIED_HINT = (
     "How far similarity to the truth moved on retain images, up or down (drift), against how much "
-    "of it forget images lost (damage): good runs are up and to the left; no other run beats those "
-    "on the dashed line. "
+    "of it forget images lost (damage)."
+)
+TRIED_LINE = (
+    "Good runs are up and to the left; those on the dashed line are unbeaten: no other run has as "
+    "little drift with as much damage."
+)
+TRIED_ONE = "Another run that forgets the same images, at another strength say, can be held to it."
+TRIED_GOLD = (
+    "The ring is a model trained without these images, a goal rather than a rival: it is another "
+    "training, so it drifts, and it answers with something plausible, not noise."
+)
+TRIED_FROM = (
     "From the look at the end of each run: cosine in the built-in feature net, hole in the centre."
 )
 DIFFERENCES_TITLE = "Differences between two runs"
@@ -246,5 +278,6 @@ SAME_SETTINGS = "Both runs were asked for in the same way."
 DIFFERENCES_HINT = (
     "Numbers: similarity to the true image, original → unlearned, at the end of each run."
 )
+MAP_HINT = "t-SNE of features by {extractor}, compared by cosine. {hole}, seed {seed}."
 CHOOSE_TWO = "Choose two runs."
 REFILLED = "The form holds this run's settings. Change what you like, then press Unlearn."

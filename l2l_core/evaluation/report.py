@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.table import Table
@@ -123,8 +123,10 @@ def _has_gold(metrics: dict[str, Any]) -> bool:
     return any("never_saw" in values.get("cosine", {}) for values in metrics["sets"].values())
 
 
-def table_rows(metrics: dict[str, Any]) -> list[Row]:
-    """Every set and metric that `evaluate` or `evaluate_full` measured, in reading order."""
+def table_rows(metrics: dict[str, Any], digits: int = 4) -> list[Row]:
+    """Every set and metric that `evaluate` or `evaluate_full` measured, in reading order, with at
+    most so many digits.
+    """
     rows, gold = [], _has_gold(metrics)
     for name, title in SET_NAMES.items():
         values = metrics["sets"].get(name, {})
@@ -135,6 +137,7 @@ def table_rows(metrics: dict[str, Any]) -> list[Row]:
         for key, metric in METRICS.items():
             if key in values:
                 source = metrics.get(metric.source, "")
+                metric = replace(metric, digits=min(digits, metric.digits))
                 never = _value(values[key], "never_saw", metric) if gold else None
                 cells = _cells(values[key], metric)
                 rows.append(Row(title, values["n"], metric, source, *cells, never))

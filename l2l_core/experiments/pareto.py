@@ -42,7 +42,7 @@ def pareto_svg(
     beside = beside or {}
     width, height, left, bottom, top = 640, 360, 58, 44, 14
     drifts, damages = zip(*points, *beside.values(), strict=True)
-    across, up = _axis(drifts), _axis(damages)
+    across, up = (0.0, _axis([0.0, *drifts])[1]), _axis(damages)
 
     def place(point: Point) -> tuple[float, float]:
         x = left + (width - left - 20) * (point[0] - across[0]) / (across[1] - across[0])
@@ -58,9 +58,10 @@ def pareto_svg(
     for label, point, kind in every:
         x, y = place(point)
         told = f"{label}: retain drift {point[0]:.4f}, forget damage {point[1]:.4f}"
+        side = f"x={x - 8} text-anchor=end" if x > width / 2 else f"x={x + 8}"
         marks.append(
             f"<circle class={kind} cx={x} cy={y} r=5><title>{text(told)}</title></circle>"
-            f"<text x={x + 8} y={y - 6}>{text(label)}</text>"
+            f"<text {side} y={y - 6}>{text(label)}</text>"
         )
     base = height - bottom
     return (

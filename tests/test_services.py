@@ -362,7 +362,7 @@ def test_the_empty_place_says_what_is_chosen_and_what_to_press():
         ("cuda:1", "NVIDIA H100", ""),
         ("cuda", "", ""),  # the worker has not said yet
         ("gpu9", "NVIDIA H100", "Device is “gpu9”"),
-        ("cuda", "CPU, 2 threads", "not here: this machine has CPU, 2 threads"),
+        ("cuda", "CPU, 2 threads", "not here: training runs on CPU, 2 threads"),
         ("mps", "NVIDIA H100", "not here"),
         ("cuda", "Apple GPU", "not here"),
     ],

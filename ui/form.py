@@ -119,7 +119,7 @@ def check_device(form: Form, known: str) -> None:
         raise ConfigError(f"Device is “{device}”; it must be auto, cpu, cuda, cuda:N or mps.")
     best = "cpu" if known.startswith("CPU") else "mps" if known == "Apple GPU" else "cuda"
     if known and device.partition(":")[0] not in ("auto", "cpu", best):
-        raise ConfigError(f"Device is “{device}”, which is not here: this machine has {known}.")
+        raise ConfigError(f"Device is “{device}”, which is not here: training runs on {known}.")
 
 
 def label(setting: str) -> str:

@@ -111,10 +111,10 @@ def test_measuring_writes_table_and_map_and_tells_how_far_it_is(
         "n = 6",
     ):
         assert words in shown
+    assert "Hole in the centre, half the side" in shown and "l2l-score" in shown
     assert "data:image/webp" in html_evaluate.embedding_map(found)
 
 
-    assert "Hole in the centre, half the side" in shown and "l2l-score" in shown
 def test_a_measurement_that_fails_says_so_and_can_be_tried_again(studio, measurer, finished):
     for path in (finished.folder / "inputs" / "forget").iterdir():
         path.unlink()
@@ -174,9 +174,6 @@ def test_the_plot_holds_all_finished_runs_of_one_aim_and_marks_the_unbeaten(stud
     page = html_evaluate.tried(found)
     assert page.count("<circle") == 2 and "MAE Fluent, ours" in page and "dashed line" in page
     assert html_evaluate.tried(tried([])) == ""
-
-
-def test_uploads_are_told_apart_by_their_pixels(studio, finished):
     alone = html_evaluate.tried(found[:1])
     assert "<circle" not in alone and "dashed line" not in alone and "MAE Fluent, ours" in alone
 
@@ -210,6 +207,9 @@ def test_a_table_says_why_the_quick_look_found_something_else(studio):
     assert "(0.80 → 0.77, PSNR −0.2 dB, n = 32)" in page and "Nearest retain: <b>changed" in page
     assert "<span>−0.010<small>[−0.012, +0.046]</small></span>" in page
     assert "The look at the end" not in html_evaluate.measured(Evaluation("id", full, None, {}))
+
+
+def test_uploads_are_told_apart_by_their_pixels(studio, finished):
     pictures = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in range(6)]
     other = studio.store.create(finished.request, owner=ME, forget_images=pictures)
     other.set_state(status="done")

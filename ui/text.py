@@ -256,6 +256,7 @@ QUICK_LOOK = (
     "all; here all were searched, so these are nearer and show more damage."
 )
 MAP_TITLE = "Map of the images"
+MAP_HINT = "t-SNE of features by {extractor}, compared by cosine. {hole}, seed {seed}."
 TRIED_TITLE = "Your runs that forget the same images"
 TRIED_HINT = (
     "How far similarity to the truth moved on retain images, up or down (drift), against how much "
@@ -278,6 +279,5 @@ SAME_SETTINGS = "Both runs were asked for in the same way."
 DIFFERENCES_HINT = (
     "Numbers: similarity to the true image, original → unlearned, at the end of each run."
 )
-MAP_HINT = "t-SNE of features by {extractor}, compared by cosine. {hole}, seed {seed}."
 CHOOSE_TWO = "Choose two runs."
 REFILLED = "The form holds this run's settings. Change what you like, then press Unlearn."

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import time
 import zipfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from ui import html, html_compare, html_evaluate
 from ui.checkpoints import OPENED
 from ui.evaluations import Evaluation, tried
 from ui.form import Form
+from ui.run_choice import run_labels, two_runs
 from ui.services import Studio
 
 ME, YOU = "a" * 32, "b" * 32
@@ -242,12 +245,48 @@ def test_only_what_differs_between_two_runs(studio):
         "Steps": (str(usual["steps"]), "7"),
     }
     assert [(one.name, one.first) for one in found.numbers] == [
-        ("Forget", "0.900 → 0.500 (n = 9)"),
-        ("Retain", "0.900 → 0.890 (n = 9)"),
+        ("Forget similarity", "0.900 → 0.500 (n = 9)"),
+        ("Retain similarity", "0.900 → 0.890 (n = 9)"),
     ]
     assert "0.1" in html.differences(found)
+    other = group_run(studio, groups=("food",))
+    asked = studio.differences(first.id, other.id, ME).settings
+    assert [one.name for one in asked] == ["Forget images"]
     same = studio.differences(first.id, first.id, ME)
     assert same.settings == [] and "same way" in html.differences(same)
+
+
+def test_runs_can_be_told_apart(studio):
+    runs = [group_run(studio, alpha=alpha) for alpha in (0.1, 0.2, 0.3, 0.4)]
+    noon = time.mktime((2026, 1, 2, 12, 30, 0, 0, 0, -1))
+    for number, run in enumerate(runs):
+        run.set_state(status="done", submitted=noon + 10 * number)
+    runs[2].set_state(status="cancelled", step=2)
+    runs[3].set_state(submitted=noon + 3600)
+    labels = run_labels(studio.history(ME))
+    assert [label.removeprefix("flags · ").rpartition(", ")[2] for label in labels] == [
+        "13:30",
+        "12:30 · cancelled at step 2",
+        "12:30:10",
+        "12:30:00",
+    ]
+    assert studio.differences(runs[0].id, runs[1].id, ME).titles[1].endswith("12:30:10")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        ((None, None), ("b", "a")),  # the newest, and the one before
+        (("c", "b"), ("c", "b")),
+        (("gone", "b"), ("a", "b")),
+        (("a", "gone"), ("a", "b")),
+        (("b", "b"), ("a", "b")),
+    ],
+)
+def test_two_distinct_runs_stand_side_by_side(wanted, chosen):
+    views = [SimpleNamespace(run_id=name) for name in "abc"]
+    assert two_runs(views, *wanted) == chosen
+    assert two_runs(views[:1], *wanted)[0] is None or two_runs(views[:1], *wanted)[1] is None
 
 
 def test_a_run_done_again_asks_for_the_same(studio, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,15 @@ from l2l_core.registry import family_of
 from ui.checkpoints import OPENED, Opened
 from ui.form import Form, count, defaults
 from ui.text import SETTINGS
+from ui.views import moment
 
 SETS = {
-    "forget": "Forget",
-    "forget_uploads": "Forget (the images themselves)",
-    "neighbours": "Nearest retain",
-    "retain": "Retain",
+    "forget": "Forget similarity",
+    "forget_uploads": "Forget similarity (the images themselves)",
+    "neighbours": "Nearest retain similarity",
+    "retain": "Retain similarity",
 }
+IMAGES = {"forget": "Forget images", "retain": "Retain images"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def differences(first: Run, second: Run) -> Differences:
         for name, title in SETS.items()
         if any(name in sets for sets in measured)
     ]
-    return Differences((_title(first), _title(second)), settings, numbers)
+    return Differences(_titles(first, second), settings, numbers)
 
 
 def form_of(run: Run, opened: list[Opened], scratch: Path) -> Form:
@@ -150,12 +151,18 @@ def _asked(run: Run) -> dict[str, Any]:
 
 def _label(setting: str) -> str:
     """A setting as the page calls it."""
+    if setting in IMAGES:
+        return IMAGES[setting]
     return SETTINGS.get(setting, (setting.replace("_", " ").capitalize(),))[0]
 
 
-def _title(run: Run) -> str:
-    state = run.state
-    return f"{state.title}, {time.strftime('%H:%M', time.gmtime(state.submitted))}"
+def _titles(first: Run, second: Run) -> tuple[str, str]:
+    one, other = first.state, second.state
+    close = (one.title, moment(one.submitted)) == (other.title, moment(other.submitted))
+    return (
+        f"{one.title}, {moment(one.submitted, close)}",
+        f"{other.title}, {moment(other.submitted, close)}",
+    )
 
 
 def _said(value: Any) -> str:

@@ -15,7 +15,7 @@ from ui.catalogue import Card
 from ui.history import Difference, Differences
 from ui.plots import curves
 from ui.services import Health
-from ui.views import Score, Unreadable, View
+from ui.views import Score, Unreadable, View, when
 
 STATUS_WORDS = {
     "queued": "Waiting",
@@ -260,7 +260,7 @@ def _run(view: View) -> str:
     return (
         f'<article class="l2l-card l2l-run"><h3>{escape(view.title)}'
         f'<span class="l2l-chip l2l-{view.status}">{STATUS_WORDS[view.status]}</span></h3>'
-        f"<p>{view.when} · {escape(view.model)} · step {view.step} of {view.steps}</p>"
+        f"<p>{when(view.submitted)} · {escape(view.model)} · step {view.step} of {view.steps}</p>"
         f"<p>{escape(message)}</p><footer>{buttons}</footer></article>"
     )
 
@@ -271,7 +271,7 @@ def differences(found: Differences) -> str:
     groups = [len(found.settings)] if found.settings and found.numbers else []
     same = "" if found.settings else f"<p>{text.SAME_SETTINGS}</p>"
     return (
-        f'<div class="l2l-measured">{same}{table(("", *found.titles), rows, groups)}'
+        f'<div class="l2l-measured l2l-two">{same}{table(("", *found.titles), rows, groups)}'
         f'<p class="l2l-fine">{text.DIFFERENCES_HINT}</p></div>'
     )
 

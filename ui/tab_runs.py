@@ -10,7 +10,7 @@ import gradio as gr
 from l2l_core.errors import PlainError
 from l2l_core.registry import FAMILIES, assets_folder
 from ui import html, text
-from ui.run_choice import run_choice
+from ui.run_choice import run_choice, two_runs
 from ui.services import Studio
 from ui.visitor import owner
 
@@ -54,9 +54,12 @@ def build_runs(studio: Studio) -> RunsTab:
     ) -> tuple[str, gr.Dropdown, gr.Dropdown]:
         views = studio.history(owner(request))
         cards = html.runs(views, studio.unreadable(owner(request)))
-        return cards, run_choice(views, one, 1), run_choice(views, other)
+        one, other = two_runs(views, one, other)
+        return cards, run_choice(views, one), run_choice(views, other)
 
     def differ(one: str | None, other: str | None, request: gr.Request) -> str:
+        if one == other:
+            return f'<p class="l2l-fine">{text.CHOOSE_TWO}</p>'
         try:
             return html.differences(studio.differences(one or "", other or "", owner(request)))
         except PlainError:

@@ -279,5 +279,5 @@ SAME_SETTINGS = "Both runs were asked for in the same way."
 DIFFERENCES_HINT = (
     "Numbers: similarity to the true image, original → unlearned, at the end of each run."
 )
-CHOOSE_TWO = "Choose two runs."
+CHOOSE_TWO = "Choose two different runs."
 REFILLED = "The form holds this run's settings. Change what you like, then press Unlearn."

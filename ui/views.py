@@ -68,7 +68,8 @@ class View:
     stopping: bool
     has_weights: bool
     can_go_on: bool
-    when: str
+    submitted: float
+    """Seconds since 1970."""
 
     @property
     def active(self) -> bool:
@@ -117,8 +118,22 @@ def view(run: Run, ahead: int, worker_alive: bool) -> View:
         stopping=stopping,
         has_weights=state.status in FINISHED and run.weights.is_file(),
         can_go_on=can_go_on(run),
-        when=time.strftime("%d %b %Y, %H:%M UTC", time.gmtime(state.submitted)),
+        submitted=state.submitted,
     )
+
+
+def when(submitted: float) -> str:
+    """As `moment`, in full."""
+    return time.strftime("%d %b %Y, %H:%M:%S", time.localtime(submitted))
+
+
+def moment(submitted: float, seconds: bool = False) -> str:
+    """When a run was asked for, by this machine's clock, which is most people's own: the time, and
+    the day if that is not today.
+    """
+    then, now = time.localtime(submitted), time.localtime()
+    day = "" if then[:3] == now[:3] else "%d %b, " if then[0] == now[0] else "%d %b %Y, "
+    return time.strftime(f"{day}%H:%M{':%S' * seconds}", then)
 
 
 def previews(run: Run, step: int) -> dict[str, bytes]:

@@ -13,8 +13,8 @@ from ui.views import View
 
 def comparison(rows: Sequence[CompareRow]) -> str:
     """Samples by role; `assets/compare.js` opens one large when it is clicked."""
-    sections = []
     gold = any(row.gold for row in rows)
+    sections = [f'<p class="l2l-fine">{text.GOLD_HINT}</p>'] if gold else []
     for role, (title, meaning) in text.ROLES.items():
         samples = [_sample(row) for row in rows if row.role == role]
         if samples:
@@ -66,7 +66,7 @@ _DIALOG = (
     f'<div class="l2l-small"><figure>{_large("truth")}<figcaption>True image</figcaption></figure>'
     f"<figure>{_large('hole')}<figcaption>Input with hole</figcaption></figure>"
     f'<figure><div class="l2l-difference">{_large("original")}{_large("unlearned")}</div>'
-    "<figcaption>Difference × 3</figcaption></figure></div>"
+    "<figcaption>Models' difference × 3</figcaption></figure></div>"
     f'<p class="l2l-fine"><b data-score></b> {text.SCORE}</p></dialog>'
 )
 
@@ -83,9 +83,10 @@ def completing(progress: Progress) -> str:
     )
 
 
-def compared(view: View) -> str:
+def compared(view: View, drawn: bool) -> str:
     """What stands above the samples."""
-    return verdict(view) + f'<p class="l2l-fine">{text.COMPARE_HINT}</p>'
+    hint = f"{text.DRAWN_HINT} {text.COMPARE_HINT}" if drawn else text.COMPARE_HINT
+    return verdict(view) + f'<p class="l2l-fine">{hint}</p>'
 
 
 def nothing_to_compare() -> str:

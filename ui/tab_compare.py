@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from PIL import Image
 
 from l2l_core.errors import PlainError
 from l2l_core.images import fit_square, to_png
-from l2l_core.jobs.client import CompareRequest, CompareRow, Progress
+from l2l_core.jobs.client import CompareRequest, Progress
 from l2l_core.registry import assets_folder
 from ui import html, html_compare, text
 from ui.run_choice import run_choice
 from ui.services import Studio
-from ui.uploads import read_uploads
+from ui.uploads import check_uploads, read_uploads
 from ui.visitor import owner
 
 SCRIPT = assets_folder() / "compare.js"
@@ -48,7 +48,7 @@ class Shown:
 
 def build_compare(studio: Studio, scratch: Path) -> CompareTab:
     """Build the tab; pictures to draw on go through the folder `scratch`."""
-    shown, page = gr.State(Shown()), gr.State(0)
+    shown, page, offered = gr.State(Shown()), gr.State(0), gr.State(b"")
     with gr.Row(equal_height=False, elem_classes="l2l-columns"):
         with gr.Column(scale=3, min_width=270, elem_classes="l2l-card"):
             run = gr.Dropdown([], label="Run", elem_id="compare-run")
@@ -84,11 +84,9 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
                 elem_id="extra",
                 elem_classes="l2l-drop",
             )
-            with gr.Row():
-                count = gr.Slider(
-                    1, 12, 4, step=1, label="Samples of each", min_width=120, buttons=[]
-                )
-                seed = gr.Number(0, label="Seed", precision=0, min_width=80)
+            left_out = gr.HTML(elem_id="extra-problems")
+            count = gr.Slider(1, 12, 4, step=1, label="Samples of each", buttons=[])
+            seed = gr.Number(0, label="Seed", precision=0)
             steps = gr.Slider(
                 1,
                 100,
@@ -99,10 +97,12 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
                 buttons=[],
             )
             with gr.Row():
-                more = gr.Button("Other samples", size="sm", elem_id="more")
-                go = gr.Button("Compare", variant="primary", size="sm", elem_id="compare")
+                more = gr.Button("Other samples", size="sm", elem_id="more", interactive=False)
+                go = gr.Button(
+                    "Compare", variant="primary", size="sm", elem_id="compare", interactive=False
+                )
         with gr.Column(scale=9, min_width=320):
-            told = gr.HTML(elem_id="verdict")
+            told = gr.HTML(html_compare.nothing_to_compare(), elem_id="verdict")
             canvas = gr.ImageMask(
                 type="pil",
                 layers=False,
@@ -140,8 +140,12 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
             yield html_compare.nothing_to_compare(), "", Shown()
             return
         painting = drawing(drawn) if kind == "drawn" else None
-        if kind == "drawn" and painting is None:
-            yield html.note(text.PAINT_FIRST, "hint"), gr.skip(), gr.skip()
+        if kind == "drawn" and painting is None:  # what another hole gave would mislead
+            said = text.PAINT_FIRST if before.canvas or files else text.NOTHING_TO_PAINT
+            yield html.note(said, "hint"), "", replace(before, request=None)
+            return
+        if chance is not None and chance < 0:
+            yield html.note(text.SEEDS, "problem"), gr.skip(), gr.skip()
             return
         try:
             usual = usual_steps(run_id, request)
@@ -153,18 +157,18 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
                 steps=int(in_steps) if usual and in_steps and in_steps != usual else None,
                 page=number,
                 drawing=painting,
-                extra=tuple(map(to_png, read_uploads([path for path, _ in files or ()]))),
+                extra=tuple(map(to_png, read_uploads(_usable(files)))),
             )
             view = studio.view(run_id, owner(request))
             if wanted == before.request:
-                yield html_compare.compared(view), gr.skip(), gr.skip()
+                yield html_compare.compared(view, kind == "drawn"), gr.skip(), gr.skip()
                 return
             for answer in studio.compare(wanted, owner(request)):
                 if isinstance(answer, Progress):
                     yield html_compare.completing(answer), gr.skip(), gr.skip()
                 else:
-                    shown_now = Shown(wanted, _to_draw_on(answer))
-                    yield html_compare.compared(view), html_compare.comparison(answer), shown_now
+                    said = html_compare.compared(view, kind == "drawn")
+                    yield said, html_compare.comparison(answer), Shown(wanted, answer[0].truth)
         except PlainError as error:
             # Its own pictures stay beside the message, another run's do not.
             same = before.request is not None and before.request.run_id == run_id
@@ -176,12 +180,21 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
             return None
         return studio.usual_steps(run_id, owner(request))
 
-    def fit_run(run_id: str | None, request: gr.Request) -> gr.Slider:
-        usual = usual_steps(run_id, request)
-        return gr.Slider(value=usual or 1, visible=usual is not None)
+    def fit_run(run_id: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
+        usual, chosen = usual_steps(run_id, request), bool(run_id)
+        return (
+            gr.Slider(value=usual or 1, visible=usual is not None),
+            gr.Button(interactive=chosen),
+            gr.Button(interactive=chosen),
+        )
 
-    def choose_task(kind: str, now: Shown) -> tuple[Any, Any, Any]:
-        drawing_on = _canvas_file(scratch, now.canvas) if kind == "drawn" else None
+    def sort(files: list[Any] | None) -> tuple[Any, str]:
+        """Keep what can be used; say why the rest cannot."""
+        checked = check_uploads([path for path, _ in files or ()])
+        told = html.notes(text.LEFT_OUT, checked.problems, "problem")
+        return (checked.good if checked.problems else gr.skip()), told
+
+    def choose_task(kind: str) -> tuple[Any, Any, Any, bytes]:
         return (
             gr.Radio(visible=kind == "side"),
             gr.Slider(
@@ -190,8 +203,28 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
                 value=DEFAULT_EXTENT.get(kind, 0.5),
                 label=text.SIZES.get(kind, ""),
             ),
-            gr.ImageMask(value=drawing_on, visible=kind == "drawn"),
+            gr.ImageMask(value=None, visible=False),
+            b"",
         )
+
+    def offer(
+        run_id: str | None,
+        kind: str,
+        files: list[Any] | None,
+        drawn: dict[str, Any] | None,
+        now: Shown,
+        before: bytes,
+    ) -> tuple[Any, Any]:
+        """Give a picture to paint on, one's own first, but never under what is painted already."""
+        if kind != "drawn" or drawing(drawn) is not None:
+            return gr.skip(), gr.skip()
+        own = [to_png(image) for image in read_uploads(_usable(files)[:1])]
+        picture = next(iter(own), now.canvas) if run_id else None
+        if picture is None:
+            return gr.ImageMask(value=None, visible=False), b""
+        if picture == before:
+            return gr.skip(), gr.skip()
+        return gr.ImageMask(value=_canvas_file(scratch, picture), visible=True), picture
 
     comparing: dict[str, Any] = {
         "fn": show,
@@ -203,22 +236,32 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
         "show_progress_on": [told],
         "trigger_mode": "always_last",
     }
+    offering: dict[str, Any] = {
+        "fn": offer,
+        "inputs": [run, task, extra, canvas, shown, offered],
+        "outputs": [canvas, offered],
+        **QUIET,
+    }
     gr.on(
         [
             side.input,
             extent.release,
             count.release,
             seed.submit,
+            seed.blur,
             steps.release,
-            extra.upload,
-            extra.delete,
+            extra.change,
             page.change,
             go.click,
         ],
         **comparing,
-    )
-    run.change(fit_run, run, steps, **QUIET).then(**comparing)  # in the steps of this run's model
-    task.input(choose_task, [task, shown], [side, extent, canvas], **QUIET).then(**comparing)
+    ).then(**offering)
+    gr.on([extra.upload, extra.delete], sort, extra, [extra, left_out], **QUIET)
+    extra.change(lambda files: gr.skip() if files else "", extra, left_out, **QUIET)
+    # First the steps of this run's model, then the comparison.
+    run.change(fit_run, run, [steps, more, go], **QUIET).then(**comparing).then(**offering)
+    chosen = task.input(choose_task, task, [side, extent, canvas, offered], **QUIET)
+    chosen.then(**comparing).then(**offering)
     more.click(lambda number: number + 1, page, page, **QUIET)
     return CompareTab(run, choices)
 
@@ -239,14 +282,13 @@ def drawing(drawn: dict[str, Any] | None) -> bytes | None:
     return to_png(layer) if layer.getchannel("A").getbbox() else None
 
 
-def _to_draw_on(rows: list[CompareRow]) -> bytes | None:
-    own = [row.truth for row in rows if row.role == "extra"]
-    return next(iter([*own, *(row.truth for row in rows)]), None)
+def _usable(files: list[Any] | None) -> list[str]:
+    return check_uploads([path for path, _ in files or ()]).good
 
 
-def _canvas_file(scratch: Path, truth: bytes | None) -> str:
-    """A picture to draw on, in a file of its own; without a sample a plain one."""
-    image = Image.open(io.BytesIO(truth)) if truth else Image.new("RGB", (1, 1), "#cbd5e1")
+def _canvas_file(scratch: Path, picture: bytes) -> str:
+    """A picture to draw on, in a file of its own."""
+    image = Image.open(io.BytesIO(picture))
     path = scratch / f"canvas-{secrets.token_hex(16)}.png"  # so that its address is one visitor's
     fit_square(image, CANVAS).save(path)
     return str(path)

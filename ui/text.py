@@ -187,7 +187,7 @@ SIZES = {
     "centre": "Side of the hole",
     "border": "Width of the border",
     "side": "How much is painted",
-    "random": "Share of patches",
+    "random": "Share hidden",
 }
 TRY = "Drop other images to try"
 ROLES = {
@@ -198,16 +198,23 @@ ROLES = {
     "retain": ("Retain", "should look unchanged"),
 }
 COLUMNS = {
-    "hole": "Input with hole",
-    "original": "Original model",
-    "unlearned": "Unlearned model",
+    "hole": "With hole",
+    "original": "Original",
+    "unlearned": "Unlearned",
     "gold": "Never saw it",
 }
 NO_RUN_TO_COMPARE = "Nothing to compare yet"
 NO_RUN_HINT = "Finish a run under Unlearn; its before and after appear here."
 COMPLETING = "{model}: step {step} of {steps}"
 STEPS = "Steps of a completion"
-COMPARE_HINT = "Point at an input to see the true image. Click a sample to look closer."
+COMPARE_HINT = (
+    "Point at an input to see the true image. Click a sample to look closer. Held out: training "
+    "never saw it."
+)
+DRAWN_HINT = "The hole you drew is the same in all images."
+GOLD_HINT = (
+    "Never saw it: a model trained without the forget images. It answers with something plausible."
+)
 SCORE = "similarity to the true image: cosine in the built-in feature net"
 
 NO_RUNS = "No runs yet. What you start under Unlearn is listed here."
@@ -216,7 +223,12 @@ RELOAD = (
     'Open downloaded weights in Python: `l2l_core.load_model("mae", '
     'checkpoint="weights.safetensors")`; the families are {families}.'
 )
-PAINT_FIRST = "Paint over the picture what should be removed, then press Compare."
+PAINT_FIRST = (
+    "Nothing is painted yet. Paint over the picture what should be removed, then press Compare; "
+    "the same hole is used for all images."
+)
+NOTHING_TO_PAINT = "Drop an image to paint on, or fill another hole first."
+SEEDS = "A seed is a whole number from 0 on."
 
 MEASURE = "Measure"
 MEASURE_AGAIN = "Measure again"

@@ -85,8 +85,9 @@ def completing(progress: Progress) -> str:
 
 def compared(view: View, drawn: bool) -> str:
     """What stands above the samples."""
-    hint = f"{text.DRAWN_HINT} {text.COMPARE_HINT}" if drawn else text.COMPARE_HINT
-    return verdict(view) + f'<p class="l2l-fine">{hint}</p>'
+    known = verdict(view)  # which explains “held out”, too
+    hints = [text.DRAWN_HINT * drawn, text.COMPARE_HINT, "" if known else text.HELD_OUT_HINT]
+    return known + f'<p class="l2l-fine">{" ".join(filter(None, hints))}</p>'
 
 
 def nothing_to_compare() -> str:

@@ -207,10 +207,8 @@ NO_RUN_TO_COMPARE = "Nothing to compare yet"
 NO_RUN_HINT = "Finish a run under Unlearn; its before and after appear here."
 COMPLETING = "{model}: step {step} of {steps}"
 STEPS = "Steps of a completion"
-COMPARE_HINT = (
-    "Point at an input to see the true image. Click a sample to look closer. Held out: training "
-    "never saw it."
-)
+COMPARE_HINT = "Point at an input to see the true image. Click a sample to look closer."
+HELD_OUT_HINT = "Held-out images were not trained on."
 DRAWN_HINT = "The hole you drew is the same in all images."
 GOLD_HINT = (
     "Never saw it: a model trained without the forget images. It answers with something plausible."

@@ -185,12 +185,12 @@ def test_the_model_that_never_saw_the_images_is_a_point_that_does_not_compete(st
     run = group_run(studio, numbers=metrics(0.01, 0.4))
     full = metrics(0.02, 0.4)
     for part, value in (("retain", 0.86), ("forget", 0.8)):
-        full["sets"][part]["cosine"]["never_saw"] = value
+        full["sets"][part]["cosine"] |= {"never_saw": value, "never_saw_moved": 0.05}
     (run.folder / "evaluation.json").write_text(json.dumps(full))
     newer = group_run(studio, numbers=metrics(0.02, 0.5), alpha=0.1)  # measured or not
     *runs, gold = studio.tried(newer.id, ME)
     assert len(runs) == 2 and gold.is_gold and not gold.front
-    assert gold.point == pytest.approx((0.04, 0.1)) and gold.n == (9, 9)
+    assert gold.point == pytest.approx((0.05, 0.1)) and gold.n == (9, 9)
     page = html_evaluate.tried([*runs, gold])
     assert page.count("class=beside") == 1 and "Never saw them" in page and "ring" in page
     full["extractor"] = "another"  # no number of one stands beside one of the other

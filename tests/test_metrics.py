@@ -110,6 +110,13 @@ def test_intervals_count_what_is_shown_not_how_often():
     assert width(values.repeat_interleave(6), six) == pytest.approx(width(values, alone))
 
 
+def test_gains_and_losses_cancel_in_the_change_of_a_mean_only():
+    before, after = torch.tensor([0.5, 0.5, 0.5]), torch.tensor([0.8, 0.2, 0.5])
+    found = summary(before, after, torch.arange(3), seeded(0))
+    assert found["change"] == pytest.approx(0, abs=1e-6)
+    assert found["moved"] == pytest.approx(0.2)
+
+
 def test_one_concept_has_no_interval():
     found = summary(torch.ones(3), torch.zeros(3), torch.zeros(3), torch.Generator())
     assert found["change"] == -1 and found["interval"] is None

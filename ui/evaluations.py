@@ -122,10 +122,11 @@ def _gold(run: Attempt) -> Tried | None:
         return None
     parts = [full["sets"].get(name, {}) for name in ("retain", "forget")]
     cosines = [part.get("cosine", {}) for part in parts]
-    if not all("never_saw" in cosine for cosine in cosines):
+    if not all("never_saw_moved" in cosine for cosine in cosines):
         return None
     retain, forget = (
-        {"cosine": {"change": cosine["never_saw"] - cosine["before"]}} for cosine in cosines
+        {"cosine": {"change": c["never_saw"] - c["before"], "moved": c["never_saw_moved"]}}
+        for c in cosines
     )
     return Tried(
         "Never saw them",

@@ -269,8 +269,8 @@ MAP_TITLE = "Map of the images"
 MAP_HINT = "t-SNE of features by {extractor}, compared by cosine. {hole}, seed {seed}."
 TRIED_TITLE = "Your runs that forget the same images"
 TRIED_HINT = (
-    "How far similarity to the truth moved on retain images, up or down (drift), against how much "
-    "of it forget images lost (damage)."
+    "How far similarity to the truth moved on a retain image, up or down (drift), against how much "
+    "of it forget images lost (damage), in the mean."
 )
 TRIED_LINE = (
     "Good runs are up and to the left; those on the dashed line are unbeaten: no other run has as "

@@ -121,7 +121,7 @@ def evaluate_full(
     Args:
         reference: a model that never saw the forget images (the gold standard), if there is one;
             adds `reference`, the cosine of completions with its completions, and to the other
-            rows `never_saw`, its own value.
+            rows `never_saw`, its own value (beside cosine's `never_saw_moved`, as `moved`).
         draws: random halves behind the intervals of FID, KID and Inception Score.
         on_progress: called with what is being measured.
 
@@ -164,6 +164,8 @@ def evaluate_full(
             then, now = (cosine(m.extracted.features, known) for m in measured)
             rows["reference"] = summary(then, now, images.concepts, seeded(request.seed, 23))
             add_values(rows, "never_saw", true, never, request.seed)
+            apart = never.scores["cosine"] - measured[0].scores["cosine"]
+            rows["cosine"]["never_saw_moved"] = apart.abs().mean().item()
         if name in FORGET_SETS:
             noise = measure(blind(before, truth, hole, request), truth, true, hole, tools)
             add_values(rows, "noise", true, noise, request.seed)

@@ -104,7 +104,9 @@ def summary(
 ) -> dict[str, Any]:
     """Means before and after of values (N,) of the same images, and their change with interval.
 
-    `concepts` (N,) says which images show the same; `interval` is None where all do.
+    `moved` is the mean size of an image's own change: gains of some images and losses of others
+    cancel in `change`, not in it. `concepts` (N,) says which images show the same; `interval` is
+    None where all do.
     """
     change = after - before
     several = len(concepts.unique()) > 1
@@ -112,5 +114,6 @@ def summary(
         "before": before.mean().item(),
         "after": after.mean().item(),
         "change": change.mean().item(),
+        "moved": change.abs().mean().item(),
         "interval": confidence_interval(change, concepts, generator) if several else None,
     }

@@ -119,8 +119,8 @@ def compare_methods(
         {of, request, mask, seed, extractor, classes, perceptual, rows, front}, `embedding` if there
         is one, and `proxy` or `no_proxy`, why there is none. rows: name -> {run, title, sets}
         or {run, title, message}; sets: retain, forget and, where forget is held out, seen (those
-        trained on) -> {n, metric: {value, change, interval, spread} or {missing: why}}. front: rows
-        that no other beats in retain drift and forget damage by cosine.
+        trained on) -> {n, metric: {value, change, interval, moved, spread} or {missing: why}}.
+        front: rows that no other beats in retain drift and forget damage by cosine.
 
     Raises:
         ConfigError: settings that cannot be. ValueError: images, models or instruments cannot be
@@ -258,6 +258,7 @@ def _cell_of(row: dict[str, Any], when: str) -> dict[str, Any]:
     if when == "after":
         ends = row["interval"]
         cell |= {"change": row["change"], "interval": list(ends) if ends else None}  # as in JSON
+        cell |= {"moved": row["moved"]} if "moved" in row else {}
     return cell
 
 
@@ -292,6 +293,7 @@ def compare_table(result: dict[str, Any]) -> Table:
                 *missing,
                 *_proxy_note(result),
                 "arrows point towards the truth: retain should stay there, forget should leave",
+                "moved: how far an image's cosine moved, up or down, in the mean",
                 "●: no other run moves retain as little and forgets as much, by cosine",
             ]
         ),
@@ -300,17 +302,20 @@ def compare_table(result: dict[str, Any]) -> Table:
     for name, metric in columns:
         heading = f"{SET_NAMES[name]}, n {sets[name]['n']}\n{METRICS[metric].label}"
         table.add_column(heading, justify="right")
+    table.add_column(f"{SET_NAMES['retain']}, n {sets['retain']['n']}\nmoved ↓", justify="right")
     table.add_column("")
     shown = rows | ({"ours_proxy": {}} if "no_proxy" in result else {})
     for name in (name for name in TITLES if name in shown):
         row = shown[name]
         if not row:
-            table.add_row(TITLES[name], *["—"] * len(columns), "")
+            table.add_row(TITLES[name], *["—"] * (len(columns) + 1), "")
             continue
         if "message" in row:
             table.add_row(row["title"], "failed")
             continue
         cells = [_cell(row["sets"][s][m], METRICS[m].digits) for s, m in columns]
+        moved = row["sets"]["retain"]["cosine"].get("moved")
+        cells += ["" if moved is None else f"{moved:.4f}"]
         table.add_row(row["title"], *cells, "●" if name in result["front"] else "")
     return table
 

@@ -9,15 +9,18 @@ from l2l_core.evaluation.html_page import page, table, text
 
 HEADS = ("Run", "Retain drift ↓", "Forget damage ↑", "On the front")
 Point = tuple[float, float]
-"""(retain drift, forget damage): how far the mean cosine with the truth moved on retain images, up
-or down, for they are to be completed as before; and how much of it forget images lost. Good runs
-have little of the first and much of the second.
+"""(retain drift, forget damage): how far the cosine with the truth moved on a retain image, up or
+down, in the mean over images, for each is to be completed as before; and how much of it forget
+images lost in the mean. Good runs have little of the first and much of the second.
 """
 
 
 def point_of(sets: Mapping[str, Any]) -> Point:
-    """The point of a measured run, from the sets of its metrics."""
-    return abs(sets["retain"]["cosine"]["change"]), -sets["forget"]["cosine"]["change"]
+    """The point of a measured run, from the sets of its metrics. Earlier versions measured only how
+    the mean of retain images moved, in which gains and losses cancel.
+    """
+    retain, forget = (sets[name]["cosine"] for name in ("retain", "forget"))
+    return retain.get("moved", abs(retain["change"])), -forget["change"]
 
 
 def pareto_front(points: Sequence[Point]) -> list[int]:

@@ -103,9 +103,9 @@ def sweep(
     if measured := _measured(result):
         names, places = [label_of(p["values"]) for p in measured], [_place(p) for p in measured]
         note = (
-            "By cosine with the true image: how far it moved on retain images, how much of it "
-            f"forget images lost. Mask {result['mask']}, {result['extractor']}; the dashed line "
-            "joins what nothing beats."
+            "By cosine with the true image, in the mean: how far it moved on a retain image, up or "
+            f"down, and how much of it forget images lost. Mask {result['mask']}, "
+            f"{result['extractor']}; the dashed line joins what nothing beats."
         )
         never = {_gold_title(found, result): _place(found) for found in result["gold"]}
         page = pareto_page(f"Sweep over {', '.join(axes)}", names, places, note, never)

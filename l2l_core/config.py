@@ -19,7 +19,7 @@ from typing import Any, Self
 import yaml
 
 from l2l_core.errors import PlainError
-from l2l_core.registry import FAMILIES, defaults_of, family_of
+from l2l_core.registry import FAMILIES, completion_steps, defaults_of, family_of
 
 PAPER_METHODS = ("ours", "max_loss", "noisy_label", "retain_label", "random_encoder")
 METHODS = (*PAPER_METHODS, "ignorance")
@@ -113,7 +113,7 @@ class UnlearnRequest:
     """auto takes bf16 where the device computes it natively, else fp32."""
     preview_every: int = FROM_STEPS
     """Steps between previews; 0 for none. Left open: every tenth, but not more than 25 or so a run,
-    since each completes ten images.
+    since each completes ten images; half as many for models that complete step by step.
     """
     checkpoint_every: int = 50
     """Steps between resumable checkpoints; 0 for none, but of an interrupted run."""
@@ -189,7 +189,10 @@ class UnlearnRequest:
     @property
     def preview_interval(self) -> int:
         """Steps between previews, also where `preview_every` is left open; 0 for none."""
-        return max(10, self.steps // 25) if self.preview_every is None else self.preview_every
+        if self.preview_every is not None:
+            return self.preview_every
+        most = 25 if completion_steps(self.model, self.model_options) is None else 12
+        return max(10, self.steps // most)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON or YAML."""

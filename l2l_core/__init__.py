@@ -1,8 +1,8 @@
 """L2L Unlearning Studio, the library: make an image-to-image model forget, and see what changed.
 
-Layers, each importing only from those before it: errors; registry, files; config; runtime; images,
-models; stored_images; masks, class_folders, builtin; datasets; unlearning; evaluation; jobs;
-experiments; cli. `make lint` checks that (pyproject.toml).
+Layers, each importing only from those before it: errors; options; registry, files; config; runtime;
+images, models; stored_images; masks, class_folders, builtin; datasets; unlearning; evaluation;
+jobs; experiments; cli. `make lint` checks that (pyproject.toml).
 
     import l2l_core as l2l
 

@@ -1,13 +1,10 @@
 """What the page can do, without a browser, a worker or Gradio."""
 
-import dataclasses
 import io
 import time
 from contextlib import nullcontext
 from html import escape
-from types import SimpleNamespace
 
-import gradio as gr
 import pytest
 import torch
 from PIL import Image
@@ -20,14 +17,6 @@ from l2l_core.jobs.store import RunError
 from l2l_core.registry import FAMILIES, MODELS, defaults_of, family_of
 from l2l_core.runtime import describe_device
 from ui import html, text
-from ui.advanced import (
-    ONLY_BY_COMMAND,
-    PLACED,
-    advanced_settings,
-    by_family,
-    family_options,
-    suiting,
-)
 from ui.catalogue import (
     builtin_cards,
     group_choices,
@@ -41,7 +30,6 @@ from ui.services import Studio
 from ui.tab_compare import drawing, mask_text
 from ui.text import GROUPS
 from ui.uploads import check_uploads, recognised
-from ui.views import scores
 
 
 @pytest.fixture
@@ -283,59 +271,6 @@ def test_previews_of_the_step_that_is_asked_for(studio):
     }
 
 
-def metrics(retain_after, forget_after):
-    def cosine(before, after, **more):
-        measured = {"before": before, "after": after, "change": after - before}
-        return {"n": 9, "cosine": measured | more}
-
-    return {
-        "sets": {
-            "retain": cosine(0.8, retain_after),
-            "neighbours": cosine(0.7, 0.7),
-            "forget": cosine(0.9, forget_after, noise=0.4) | {"held_out": True},
-        }
-    }
-
-
-@pytest.mark.parametrize(
-    ("retain_after", "forget_after", "words"),
-    [
-        (0.79, 0.41, ["destroyed", "kept", "kept"]),
-        (0.7, 0.6, ["60% of the way to noise", "kept", "changed"]),
-        (0.81, 0.9, ["still there", "kept", "kept"]),
-    ],
-)
-def test_the_verdict_follows_the_numbers(retain_after, forget_after, words):
-    found = scores(metrics(retain_after, forget_after))
-    assert [score.role for score in found] == ["forget", "nearest", "retain"]
-    assert [score.word for score in found] == words
-
-
-def test_retain_images_full_of_grain_are_not_called_kept():
-    found = metrics(0.79, 0.41)
-    found["sets"]["retain"]["psnr"] = {"change": -1.04}
-    *_, retain = scores(found)
-    assert (retain.word, retain.good) == ("changed", False)
-    view = SimpleNamespace(scores=(retain,), stay="", extractor="net")
-    assert "n = 9 · PSNR −1.0 dB" in html.verdict(view)
-
-
-@pytest.mark.parametrize(
-    ("retain_after", "forget_after", "advice"),
-    [
-        (0.79, 0.41, ""),
-        (0.7, 0.41, text.CHANGED),
-        (0.79, 0.6, text.FALLS_SHORT),
-        (0.7, 0.6, text.FALLS_SHORT_AND_CHANGED),
-    ],
-)
-def test_a_verdict_that_is_not_good_says_what_to_try(retain_after, forget_after, advice):
-    found = scores(metrics(retain_after, forget_after))
-    shown = html.verdict(SimpleNamespace(scores=found, stay="", extractor="net"))
-    advised = (text.CHANGED, text.FALLS_SHORT, text.FALLS_SHORT_AND_CHANGED)
-    assert [line for line in advised if line in shown] == [advice] * bool(advice)
-
-
 def test_a_waiting_run_tells_what_is_before_it_and_a_cancelled_one_has_no_bar(studio):
     first = studio.submit(group_form(), "me")
     second = studio.submit(group_form(preset="quick"), "me")
@@ -397,40 +332,6 @@ def test_a_drawing_is_its_painted_layer():
 )
 def test_tasks_are_masks(task, text):
     assert mask_text(task, "left", 0.5) == text
-
-
-def test_every_setting_has_a_place():
-    names = {f.name for f in dataclasses.fields(UnlearnRequest)}
-    with gr.Blocks():
-        shown = set(advanced_settings())
-    assert not shown & {*PLACED, *ONLY_BY_COMMAND}
-    assert shown | {*PLACED, *ONLY_BY_COMMAND} == names
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_what_is_left_empty_shows_what_suits_the_model(model):
-    shown = suiting(model, "quick")
-    assert shown["alpha"].placeholder == f"{defaults_of(model)['alpha']:g}"
-    assert shown["steps"].placeholder == f"{preset_settings('quick', model)['steps']}"
-    assert all(field.value is None for field in shown.values())
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_only_the_options_of_one_family_show(family):
-    with gr.Blocks():
-        options = family_options(family, server_paths=True)
-    assert [name for name, row in options.rows.items() if row.visible] == [family]
-    other = next(name for name in FAMILIES if name != family)
-    turned = dict(zip(options.rows, options.show(other), strict=True))
-    assert [name for name, row in turned.items() if row.visible] == [other]
-    values = by_family({name: field.value for name, field in options.fields.items()})
-    assert {*values[family]} == {option.name for option in FAMILIES[family].options}
-
-
-def test_no_option_names_a_file_where_paths_are_private():
-    with gr.Blocks():
-        fields = family_options("", server_paths=False).fields
-    assert "mage.heads" in fields and "mage.tokenizer" not in fields
 
 
 def test_cards_say_what_a_model_is_and_what_is_missing():

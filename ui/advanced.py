@@ -17,7 +17,8 @@ from l2l_core.config import (
     field_docs,
     preset_settings,
 )
-from l2l_core.registry import FAMILIES, Option, defaults_of
+from l2l_core.options import Option
+from l2l_core.registry import FAMILIES, defaults_of
 from ui import text
 from ui.form import defaults, label
 

@@ -154,7 +154,7 @@ def tried(runs: Sequence[Tried]) -> str:
             escape(run.how),
             " + ".join(map(str, run.n)),
             *(f"{value:.4f}" for value in run.point),
-            "yes" if run.front else "",
+            "yes" if run.front and len(competing) > 1 else "",
         ]
         for label, run in zip([*labels, *[""] * len(beside)], runs, strict=True)
     ]

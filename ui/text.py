@@ -263,7 +263,7 @@ HOLES = {"centre:0.5": "Hole in the centre, half the side"}
 KEPT = "Kept: lost at most {cosine} of similarity and {psnr} dB of PSNR."
 QUICK_LOOK = (
     "The look at the end of the run ({quick}) sought the nearest retain images among a part of "
-    "all; here all were searched, so these are nearer and show more damage."
+    "all; here all were searched, so these are nearer."
 )
 MAP_TITLE = "Map of the images"
 MAP_HINT = "t-SNE of features by {extractor}, compared by cosine. {hole}, seed {seed}."

@@ -216,7 +216,10 @@ GOLD_HINT = (
 SCORE = "similarity to the true image: cosine in the built-in feature net"
 
 NO_RUNS = "No runs yet. What you start under Unlearn is listed here."
-CONFIRM_ERASE = "Erase this run, with its images, weights and previews? This cannot be taken back."
+CONFIRM_ERASE = (
+    "Erase this run, with its images, weights and previews? This cannot be taken back. What your "
+    "browser sent stays in a private temporary folder for up to an hour."
+)
 RELOAD = (
     'Open downloaded weights in Python: `l2l_core.load_model("mae", '
     'checkpoint="weights.safetensors")`; the families are {families}.'

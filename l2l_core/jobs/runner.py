@@ -258,7 +258,7 @@ class _Session:
             self.request, trainer.teacher, trainer.student, sets, on_set=self.heed_cancel
         )
         write_atomically(self.run.folder / "metrics.json", dump_json(metrics))
-        self.event("metrics", text=verdict(metrics) + _left_out(trainer.forget.skipped))
+        self.event("metrics", text=verdict(metrics))
         self.event("end", status="done", message="")
         self.write_manifest(digest)
         self.run.set_state(status="done", finished=time.time(), message="")
@@ -359,11 +359,6 @@ def _count(images: ImageSet) -> str:
     """How many images, and how many more could not be read."""
     unreadable = f" ({images.skipped} more could not be read)" if images.skipped else ""
     return f"{len(images)} image{'' if len(images) == 1 else 's'}{unreadable}"
-
-
-def _left_out(skipped: int) -> str:
-    """A closing sentence on images that were to be forgotten but could not be read, if any."""
-    return f" Images to forget that could not be read: {skipped}." if skipped else ""
 
 
 def _due(every: int, step: int) -> bool:

@@ -52,6 +52,7 @@ CONFIG = PaletteConfig(
     noise_target="full",
     frozen_levels=1,
     last_level=2,
+    unread_levels=(1,),
 )
 LAST_GAMMA = Diffusion(CONFIG.sampling_schedule).exact_gammas[-1].item()
 
@@ -71,6 +72,7 @@ class PaletteRecipe(Recipe[Palette]):
         else:
             model = self.fresh_model()
             nn.init.zeros_(model.unet.conv_out.weight)
+        model.unet.silence(CONFIG.unread_levels)
         super().__init__(args, model)
         share, rest = divmod(self.batch, len(CELLS))
         if rest:
@@ -81,6 +83,11 @@ class PaletteRecipe(Recipe[Palette]):
     def fresh_model(self) -> Palette:
         """A model of the recipe's sizes."""
         return Palette(CONFIG)
+
+    def update_average(self) -> None:
+        """After an optimiser step, which must not let D read an unread level."""
+        self.model.unet.silence(CONFIG.unread_levels)
+        super().update_average()
 
     def describe(self) -> dict[str, Any]:
         """What is written beside the weights."""
@@ -128,7 +135,8 @@ def with_attention(model: Palette) -> Palette:
     """A network of the recipe's sizes with these weights. Attention that they lack begins as a
     layer that adds nothing.
     """
-    if replace(model.config, attended_levels=CONFIG.attended_levels) != CONFIG:
+    kept = {"attended_levels": CONFIG.attended_levels, "unread_levels": CONFIG.unread_levels}
+    if replace(model.config, **kept) != CONFIG:
         raise SystemExit("--start must have the recipe's sizes.")
     grown = Palette(CONFIG)
     for name in grown.load_state_dict(model.state_dict(), strict=False).missing_keys:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from l2l_core.config import UnlearnRequest
-from l2l_core.evaluation.evaluate import complete_batch, evaluation_sets
+from l2l_core.evaluation.evaluate import complete_batch, evaluate, evaluation_sets
 from l2l_core.masks import parse_mask
-from l2l_core.models import load_model
+from l2l_core.models import load_gold_standard, load_model
 from l2l_core.runtime import seeded
 
 
@@ -69,3 +69,16 @@ def test_own_images_beside_built_in_ones_are_measured(picture_folders):
     own = [source for source in sets.retain.sources if source is None]
     assert len(own) == len(list(Path(picture_folders[1]).iterdir()))
     assert not sets.retain_is_held_out
+
+
+def test_a_model_that_never_saw_the_forget_images_is_measured_beside_them():
+    """On the forget set alone: as one that is the unlearned model itself, its values are those."""
+    request = UnlearnRequest(forget=("builtin:flags",))
+    before, never = load_model("mae-fluent"), load_gold_standard(request)
+    sets = evaluation_sets(request, 64, limit=8)
+    found = evaluate(request, before, never, sets, reference=never)["sets"]
+    for metric in ("cosine", "psnr"):
+        values = found["forget"][metric]
+        assert values["never_saw"] == pytest.approx(values["after"]) != values["before"]
+    assert all("never_saw" not in found[name]["cosine"] for name in ("retain", "neighbours"))
+    assert load_gold_standard(UnlearnRequest(forget=("builtin:food",))) is None

@@ -220,6 +220,44 @@ def test_what_lies_below_the_last_level_is_neither_compared_nor_trained(images, 
     assert not any("mid_block" in name for name in moved)
 
 
+def test_unread_levels_are_trained_and_not_compared(images, tmp_path):
+    """Where the decoder's weights for a level are 0, its features can be anything."""
+    sizes = {"channel_mults": (2, 2), "norm_groups": 8}
+    model = build(**sizes, unread_levels=(0,)).freeze_decoder()
+    path = tmp_path / "own.safetensors"
+    save_weights(model.state_dict(), path, model.describe())
+    with pytest.raises(CheckpointError, match="does read level 0"):
+        open_palette(path)
+    model.unet.silence((0,))
+    save_weights(model.state_dict(), path, model.describe())
+    assert open_palette(path).config.unread_levels == (0,)
+
+    view = model.draw_view(images, HOLE.expand(3, 16, 16), seeded(7))
+    inputs = model.encoder_input(images, view)
+    features, everything = model.encode(inputs, view), build(**sizes).encode(inputs, view)
+    assert len(features) == 2  # the block of level 1 and the middle; not the three tensors before
+    assert all(torch.equal(a, b) for a, b in zip(features, everything[3:], strict=True))
+    squared_distance(features, [torch.zeros_like(f) for f in features]).sum().backward()
+    moved = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert moved == model.encoder_parameters().keys()
+
+    with pytest.raises(CheckpointError, match="shares groups"):
+        build().unet.silence((0,))
+
+    # Other features of an unread level change what is seen only by way of the levels below it.
+    read, passed = [], model.unet.down_blocks[0].forward
+
+    def other(**inputs):
+        x, residuals = passed(**inputs)
+        return x, tuple(torch.randn_like(r) for r in residuals)
+
+    for forward in (passed, other):
+        model.unet.down_blocks[0].forward = forward
+        with torch.no_grad():
+            read.append(model.reconstruct(inputs, view))
+    torch.testing.assert_close(*read)
+
+
 def test_the_trainer_moves_the_encoder_only(request_settings, model, tmp_path):
     save_published(model.published_state(), tmp_path / "16_Network.pth")
     request_settings |= {

@@ -45,6 +45,15 @@ def test_retain_images_full_of_grain_are_not_called_kept():
     assert "n = 9 · PSNR −1.0 dB" in html.verdict(view)
 
 
+def test_a_model_that_never_saw_the_images_is_named_where_there_is_one():
+    found = metrics(0.79, 0.41)
+    view = SimpleNamespace(scores=scores(found), stay="", extractor="net")
+    assert "never saw" not in html.verdict(view).lower()
+    found["sets"]["forget"]["cosine"]["never_saw"] = 0.654
+    shown = html.verdict(SimpleNamespace(scores=scores(found), stay="", extractor="net"))
+    assert "noise level 0.40 · never saw them 0.65" in shown and text.NEVER_SAW_HINT in shown
+
+
 @pytest.mark.parametrize(
     ("retain_after", "forget_after", "advice"),
     [

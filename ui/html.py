@@ -158,6 +158,8 @@ def verdict(view: View) -> str:
     if not view.scores:
         return ""
     legend = text.VERDICT.format(extractor=escape(view.extractor))
+    if any(score.never_saw is not None for score in view.scores):
+        legend = f"{legend} {text.NEVER_SAW_HINT}"
     told = scores(view.scores, view.stay, _advice(view))
     return f'{told}<p class="l2l-fine">{legend}</p>'
 
@@ -182,6 +184,8 @@ def _score(score: Score) -> str:
     title, _ = text.ROLES[score.role]
     seen = " held out" if score.held_out else ""
     level = f" · noise level {score.noise:.2f}" if score.noise is not None else ""
+    if score.never_saw is not None:
+        level += f" · never saw them {score.never_saw:.2f}"
     if score.psnr is not None:
         level = f" · PSNR {score.psnr:+z.1f} dB".replace("-", "−")
     return (

@@ -33,6 +33,8 @@ class Score:
     after: float
     noise: float | None
     """What the original model gives when it sees only noise (forget sets only)."""
+    never_saw: float | None
+    """What a model gives that never saw the images, where there is one."""
     psnr: float | None
     """Its change inside the hole in dB (retain sets only)."""
     good: bool
@@ -182,6 +184,7 @@ def scores(metrics: dict[str, Any]) -> tuple[Score, ...]:
                 cosine["before"],
                 cosine["after"],
                 noise,
+                cosine.get("never_saw"),
                 psnr,
                 good,
                 word,

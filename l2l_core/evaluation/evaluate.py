@@ -139,16 +139,19 @@ def evaluate(
     after: ImageToImageModel,
     sets: EvaluationSets,
     mask: str = MASK,
+    reference: ImageToImageModel | None = None,
     on_set: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Measure both models on every set under one mask and seed; plain values, ready for JSON.
 
+    `reference` is a model that never saw the forget images (the gold standard), if there is one;
     `on_set` is called before each set.
 
     For each set: n, `held_out`, and for `cosine` (completion against truth, in built-in features)
     and `psnr` (dB inside the hole) the means before and after, their change with a 95% bootstrap
     interval. For forget sets also `noise`, what the original model makes of noise in place of the
-    visible pixels: the level that tells nothing about the image; and the counts of `staying`.
+    visible pixels: the level that tells nothing about the image; and the counts of `staying`;
+    for the forget set itself `never_saw`, what the reference makes of it.
     """
     seed = request.seed
     hole = parse_mask(mask, before.image_size, seeded(seed, 20))
@@ -170,6 +173,10 @@ def evaluate(
             for metric, values in level.items():
                 measured[name][metric]["noise"] = values.mean().item()
             measured[name] |= staying(then["cosine"], now["cosine"], level["cosine"])
+        if name == "forget" and reference is not None:
+            never = _scores(completed(reference, truth, hole, request), truth, features, hole)
+            for metric, values in never.items():
+                measured[name][metric]["never_saw"] = values.mean().item()
     return {"mask": mask, "seed": seed, "extractor": EXTRACTOR, "sets": measured}
 
 

@@ -10,9 +10,9 @@ from l2l_core.errors import PlainError
 from l2l_core.jobs.client import Message
 from l2l_core.jobs.runner import describe_error, open_original
 from l2l_core.jobs.store import Run
-from l2l_core.models import load_model
+from l2l_core.models import load_gold_standard, load_model
 from l2l_core.models.base import ImageToImageModel
-from l2l_core.registry import FAMILIES, gold_standard
+from l2l_core.registry import FAMILIES
 from l2l_core.runtime import choose_device
 
 logger = logging.getLogger(__name__)
@@ -54,9 +54,10 @@ def open_models(
         OtherOriginalError: the weights the run started from have been replaced since.
     """
     request, place = run.request, str(choose_device(device))
-    gold = gold or gold_standard(request.model, request.forget, request.checkpoint)
     return (
         open_original(run, place),
         load_model(request.model, run.weights, device=place),
-        load_model(request.model, gold, device=place, **request.model_options) if gold else None,
+        load_model(request.model, gold, device=place, **request.model_options)
+        if gold
+        else load_gold_standard(request, place),
     )

@@ -30,7 +30,7 @@ from l2l_core.jobs.previews import Previews, PreviewsLeft
 from l2l_core.jobs.reports import write_report
 from l2l_core.jobs.results import read_json
 from l2l_core.jobs.store import Run, RunError, RunStore, create_run
-from l2l_core.models import load_model, load_original
+from l2l_core.models import load_gold_standard, load_model, load_original
 from l2l_core.models.base import ImageToImageModel
 from l2l_core.models.checkpoints import file_digest, save_weights, state_digest
 from l2l_core.registry import FAMILIES
@@ -150,7 +150,8 @@ def measure(run: Run, mask: str, device: str | None = None) -> dict[str, Any]:
     after = load_model(request.model, run.weights, device=device)
     limit = quick_limit(before.family)
     sets = evaluation_sets(request, before.image_size, run.folder, limit, seen=True)
-    return evaluate(request, before, after, sets, mask)
+    gold = load_gold_standard(request, device)
+    return evaluate(request, before, after, sets, mask, reference=gold)
 
 
 def open_original(run: Run, device: str) -> ImageToImageModel:
@@ -255,7 +256,12 @@ class _Session:
         size = trainer.student.image_size
         sets = evaluation_sets(self.request, size, self.run.folder, limit, seen=True)
         metrics = evaluate(
-            self.request, trainer.teacher, trainer.student, sets, on_set=self.heed_cancel
+            self.request,
+            trainer.teacher,
+            trainer.student,
+            sets,
+            reference=load_gold_standard(self.request, str(trainer.device)),
+            on_set=self.heed_cancel,
         )
         write_atomically(self.run.folder / "metrics.json", dump_json(metrics))
         self.event("metrics", text=verdict(metrics))

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l2l_core.errors import PlainError
-from l2l_core.registry import FAMILIES, MODELS, family_of
+from l2l_core.registry import FAMILIES, MODELS, family_of, gold_standard
 
 if TYPE_CHECKING:
     from l2l_core.config import UnlearnRequest
     from l2l_core.models.base import ImageToImageModel
 
-__all__ = ["load_model", "load_original"]
+__all__ = ["load_gold_standard", "load_model", "load_original"]
 
 
 def load_model(
@@ -55,3 +55,11 @@ def load_model(
 def load_original(request: UnlearnRequest, device: str = "cpu") -> ImageToImageModel:
     """The model that a request starts from; raises as `load_model` does."""
     return load_model(request.model, request.checkpoint, device=device, **request.model_options)
+
+
+def load_gold_standard(request: UnlearnRequest, device: str = "cpu") -> ImageToImageModel | None:
+    """The shipped model that never saw what a request forgets, if there is one."""
+    path = gold_standard(request.model, request.forget, request.checkpoint)
+    if path is None:
+        return None
+    return load_model(request.model, path, device=device, **request.model_options)

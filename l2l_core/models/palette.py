@@ -7,7 +7,7 @@ representation is the list of feature maps that D, the way up, reads. The U-Net 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,25 +76,60 @@ class PaletteUNet(UNet2DModel):
             self.time_embedding = TimestepEmbedding(inner, 4 * inner)
 
     def encode(
-        self, sample: Tensor, gammas: Tensor, first: int = 0, last: int | None = None
+        self,
+        sample: Tensor,
+        gammas: Tensor,
+        first: int = 0,
+        last: int | None = None,
+        unread: tuple[int, ...] = (),
     ) -> Representation:
         """First convolution, residuals of every block on the way down, and the middle block.
 
         `first` leaves out what comes before that level; `last` all that is coarser than that level,
-        the middle block and the level's own way down included.
+        the middle block and the level's own way down included; `unread` these levels.
         """
         embedding = self.time_embedding(self.time_proj(gammas).to(self.dtype))
         x = self.conv_in(sample)
-        features = [] if first else [x]
+        features = [] if first or 0 in unread else [x]
         for level, block in enumerate(self.down_blocks):
             x, residuals = block(x, embedding)
             if level == last:
                 way_down = 1 if block.downsamplers else 0
                 return [*features, *residuals[: len(residuals) - way_down]]
-            if level >= first:
+            if level >= first and level not in unread:
                 features.extend(residuals)
         assert self.mid_block is not None
         return [*features, self.mid_block(x, embedding)]
+
+    def silence(self, levels: tuple[int, ...]) -> None:
+        """Let the way up read nothing of these levels: its weights for their residuals become 0."""
+        for weight in self._readers(levels):
+            weight.detach().zero_()
+
+    def reads(self, levels: tuple[int, ...]) -> bool:
+        """Whether what the way up makes depends on residuals of these levels."""
+        return any(weight.any() for weight in self._readers(levels))
+
+    def _readers(self, levels: tuple[int, ...]) -> Iterator[Tensor]:
+        """Views (out, channels, k, k) of the weights for residuals of these levels.
+
+        Raises:
+            CheckpointError: such a residual is normalised together with other features.
+        """
+        down: Any = self.down_blocks
+        up: Any = self.up_blocks
+        labels = [0]  # the first convolution's residual, then each block's, its way down last
+        for level, block in enumerate(down):
+            labels.extend([level] * (len(block.resnets) + (1 if block.downsamplers else 0)))
+        way_up = [resnet for block in up for resnet in block.resnets]
+        for resnet, level in zip(way_up, reversed(labels), strict=True):
+            if level not in levels:
+                continue
+            width = self.config["block_out_channels"][level]
+            if width % (resnet.in_channels // resnet.norm1.num_groups):
+                raise CheckpointError(f"Level {level} shares groups of a norm, so it is read.")
+            yield resnet.conv1.weight[:, -width:]
+            yield resnet.conv_shortcut.weight[:, -width:]
 
 
 class Palette(ImageToImageModel):
@@ -142,7 +177,8 @@ class Palette(ImageToImageModel):
         """The feature maps of E, each (B, C, h, w); the way up never runs."""
         assert isinstance(view, PaletteView)
         config = self.config
-        return self.unet.encode(inputs, view.gammas, config.frozen_levels, config.last_level)
+        first, last, unread = config.frozen_levels, config.last_level, config.unread_levels
+        return self.unet.encode(inputs, view.gammas, first, last, unread)
 
     def reconstruct(self, inputs: Tensor, view: View) -> Tensor:
         """The noise (B, 3, H, W) the network sees in its inputs."""
@@ -268,12 +304,15 @@ def open_palette(path: Path, **options: Any) -> Palette:
             raise CheckpointError(f"“{path.name}” holds a {family}, not a Palette.")
         model = Palette(_configure(path, PaletteConfig, **{**description["config"], **options}))
         load_strict(model, state, path.name)
-        return model
-    state = network_state(state)
-    config = _configure(path, partial(PaletteConfig.from_state_dict, state), **options)
-    model = Palette(config)
-    check_fit(config.layout.to_published(model.unet.state_dict()), state, path.name)
-    model.unet.load_state_dict(config.layout.to_diffusers(state))
+    else:
+        state = network_state(state)
+        config = _configure(path, partial(PaletteConfig.from_state_dict, state), **options)
+        model = Palette(config)
+        check_fit(config.layout.to_published(model.unet.state_dict()), state, path.name)
+        model.unet.load_state_dict(config.layout.to_diffusers(state))
+    if model.unet.reads(unread := model.config.unread_levels):
+        levels = ", ".join(map(str, unread))
+        raise CheckpointError(f"The decoder of “{path.name}” does read level {levels}.")
     return model
 
 

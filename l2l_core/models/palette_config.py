@@ -51,13 +51,23 @@ class PaletteConfig:
     """The coarsest level that is trained and compared; None for all and the middle block. Where a
     network completes by its finer features, forgetting by the others costs retain images more."""
 
+    unread_levels: tuple[int, ...] = ()
+    """Levels whose features D does not read: its weights for them are 0. Unlearning trains them and
+    need not keep them as they were. A network must have been trained so."""
+
     def __post_init__(self) -> None:
         """JSON's lists become tuples; -1 head channels become None.
 
         Raises:
             ValueError: a setting that does not exist or cannot be built.
         """
-        for name in ("channel_mults", "attended_levels", "train_schedule", "sampling_schedule"):
+        for name in (
+            "channel_mults",
+            "attended_levels",
+            "train_schedule",
+            "sampling_schedule",
+            "unread_levels",
+        ):
             value = getattr(self, name)
             if isinstance(value, str):
                 value = read_schedule(name, value)

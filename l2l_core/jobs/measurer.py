@@ -21,7 +21,7 @@ from l2l_core.files import write_atomically
 from l2l_core.jobs.opening import open_models
 from l2l_core.jobs.reports import write_report
 from l2l_core.jobs.results import EVALUATION, MEASURING, Measuring, measuring, tell, write_map
-from l2l_core.jobs.runner import STEPWISE_LIMIT, describe_error
+from l2l_core.jobs.runner import describe_error
 from l2l_core.jobs.store import Run, RunError, RunStore
 from l2l_core.registry import FAMILIES
 
@@ -29,7 +29,8 @@ LIMIT, MAP_LIMIT = 256, 100
 """Most images of a set in the table, and on the map, for models that complete in one pass; more
 are for the command line. Two cores measure them in minutes.
 """
-STEPWISE_MAP_LIMIT = 32
+STEPWISE_LIMIT, STEPWISE_MAP_LIMIT = 128, 32
+"""For models that complete step by step: the fewest that a FID in the built-in features takes."""
 STAGES_OF_SET, STAGES_OF_MAP = 4, 5
 CUT_SHORT = "Measuring was cut short. Ask for it again."
 logger = logging.getLogger(__name__)

@@ -5,6 +5,7 @@ import shutil
 import time
 import zipfile
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from l2l_core.config import ConfigError, UnlearnRequest
+from l2l_core.evaluation.relearning import Attack
 from l2l_core.jobs import measurer as measuring_module
 from l2l_core.jobs import results
 from l2l_core.jobs.client import CompareRequest, CompareRow
@@ -21,7 +23,7 @@ from l2l_core.jobs.results import Measuring
 from l2l_core.jobs.runner import execute
 from l2l_core.jobs.store import RunError
 from l2l_core.registry import MODELS, assets_folder, defaults_of, gold_standard
-from ui import html, html_compare, html_evaluate
+from ui import html, html_compare, html_evaluate, text
 from ui.checkpoints import OPENED
 from ui.evaluations import Evaluation, tried
 from ui.form import Form
@@ -116,6 +118,39 @@ def test_measuring_writes_table_and_map_and_tells_how_far_it_is(
         assert words in shown
     assert "Hole in the centre, half the side" in shown and "l2l-score" in shown
     assert "data:image/webp" in html_evaluate.embedding_map(found)
+
+
+def test_attacks_are_told_on_the_page_and_in_the_report(studio, measurer, finished, monkeypatch):
+    told, tell = [], results.tell
+    monkeypatch.setattr(
+        measuring_module, "tell", lambda run, now: (told.append(now), tell(run, now))
+    )
+    assert html_evaluate.audited(studio.evaluation(finished.id, ME)) == ""
+    measurer.ask(finished.id, results.AUDITS)
+    measurer.work_off()
+    assert told[-1] is None
+    assert [one.done for one in told[2:-1]] == [*range(51)] and told[2].of == 51
+    found = studio.evaluation(finished.id, ME)
+    assert found.audits.keys() == {"relearning"} and found.metrics is None
+    assert found.audits["relearning"]["tuned"] == 6
+    shown = html_evaluate.audited(found)
+    for words in ("can it be made to remember?", "halfway back", "<polyline", text.NO_MEMBERSHIP):
+        assert words in shown
+    assert "can it be made to remember?" in (finished.folder / "report.html").read_text()
+
+
+def test_membership_where_unseen_images_are_kept_apart(studio, measurer, monkeypatch):
+    monkeypatch.setattr(measuring_module, "Attack", partial(Attack, steps=2, every=2))
+    run = studio.store.create(UnlearnRequest(forget=("builtin:flags",), steps=1), owner=ME)
+    run.set_state(status="running")
+    execute(run)
+    measurer.ask(run.id, results.AUDITS)
+    measurer.work_off()
+    found = studio.evaluation(run.id, ME)
+    assert found.audits["membership"]["unseen"] == 19
+    shown = html_evaluate.audited(found)
+    assert text.NO_MEMBERSHIP not in shown and "does it tell what it forgot?" in shown
+    assert "Never saw them" in shown
 
 
 def test_a_measurement_that_fails_says_so_and_can_be_tried_again(studio, measurer, finished):

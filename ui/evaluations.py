@@ -29,6 +29,8 @@ class Evaluation:
     map: dict[str, Any] | None
     """As `describe_map` gives it."""
     pictures: Pictures = field(repr=False)
+    audits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By kind, as `relearning_audit` and `membership_audit` give them."""
     measuring: Measuring | None = None
     quick: dict[str, Any] | None = None
     """What the look at the end of the run found, as `evaluate` gives it."""
@@ -46,6 +48,7 @@ def evaluation_of(run: Run) -> Evaluation:
         results.evaluation(run),
         results.embedding_map(run),
         results.map_pictures(run),
+        results.audits(run),
         results.measuring(run),
         run.metrics,
     )

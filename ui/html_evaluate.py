@@ -8,7 +8,9 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
+from l2l_core.evaluation.audit_report import AUDIT_LIMIT, TITLES
 from l2l_core.evaluation.html_page import table
+from l2l_core.evaluation.html_report import audit_part
 from l2l_core.evaluation.plots import MapPoint, map_figure
 from l2l_core.evaluation.report import (
     HEADINGS,
@@ -123,6 +125,18 @@ def _minus(said: str) -> str:
 def hole_in_words(mask: str) -> str:
     """A mask as people say it, where it is the usual one."""
     return text.HOLES.get(mask, f"mask {mask}")
+
+
+def audited(found: Evaluation) -> str:
+    """What the attacks found."""
+    if not found.audits:
+        return ""
+    parts = "".join(
+        f"<h4>{TITLES[kind]}</h4>{audit_part(kind, audit)}" for kind, audit in found.audits.items()
+    )
+    missing = "" if "membership" in found.audits else f" {text.NO_MEMBERSHIP}"
+    body = f'<div class="l2l-audited">{parts}</div>'
+    return _card(text.AUDITED_TITLE, body, AUDIT_LIMIT + missing)
 
 
 def embedding_map(found: Evaluation) -> str:

@@ -26,7 +26,7 @@ from l2l_core.jobs.client import (
     Progress,
 )
 from l2l_core.jobs.reports import export_run, report_of
-from l2l_core.jobs.results import Measuring, evaluation, measuring
+from l2l_core.jobs.results import TABLE, Measuring, evaluation, measuring
 from l2l_core.jobs.store import Run, RunError, RunStore
 from l2l_core.registry import FAMILIES, completion_steps
 from ui import views
@@ -270,13 +270,13 @@ class Studio:
         self.store.owned(request.run_id, owner)
         return self.completer.watch_comparison(request)
 
-    def measure(self, run_id: str, owner: str) -> None:
-        """Have one's own run measured; `measuring` says how far that is.
+    def measure(self, run_id: str, owner: str, what: str = TABLE) -> None:
+        """Have one's own run measured, or audited (`AUDITS`); `measuring` says how far that is.
 
         Raises:
             RunError, CompleterError: with a sentence for the page.
         """
-        self.completer.measure(self.store.owned(run_id, owner).id)
+        self.completer.measure(self.store.owned(run_id, owner).id, what)
 
     def erase(self, run_id: str, owner: str) -> str:
         """Erase one's own run; returns what was erased.

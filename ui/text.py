@@ -237,6 +237,14 @@ MEASURE_HINT = (
     "Every metric with its interval, on retain, nearest retain and forget images, and a map of "
     "them. Takes a minute or a few; you can leave this page, and Compare stays usable."
 )
+AUDIT = "Attack it"
+AUDIT_AGAIN = "Attack it again"
+AUDIT_HINT = (
+    "Two audits of the unlearned model: can a few forget images make it remember, and can one tell "
+    "which images it forgot?"
+)
+AUDITED_TITLE = "What attacks found"
+NO_MEMBERSHIP = "Membership needs unseen images of the same kind; uploads have none."
 NOT_MEASURED = "Not measured yet"
 NOT_MEASURED_HINT = "Press “Measure” for the full table and the map."
 NOTHING_TO_EVALUATE = "Nothing to evaluate yet"

@@ -12,9 +12,8 @@ from rich.table import Table
 
 from l2l_core.cli.measuring import Device, Extractor, RunName
 from l2l_core.cli.shared import console, measurable, print_whole
-from l2l_core.config import dump_json
 from l2l_core.files import write_atomically
-from l2l_core.jobs.results import write_map
+from l2l_core.jobs.results import write_audit, write_map
 
 Mask = Annotated[str, typer.Option(help="The hole; see l2l_core/masks.py.")]
 
@@ -110,8 +109,7 @@ def audit(
     else:
         console.print("Comparing representations")
         result = membership_audit(request, before, after, sets, reference, mask)
-    path = found.folder / f"audit-{kind}.json"
-    write_atomically(path, dump_json(result))
+    path = write_audit(found, kind, result)
     heads, rows = audit_rows(kind, result)
     table = Table(*heads, title=TITLES[kind], caption=audit_note(kind, result))
     for row in rows:

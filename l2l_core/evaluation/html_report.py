@@ -144,7 +144,11 @@ def to_html(report: RunReport) -> str:
         _measured(report.metrics),
         *map(_protocol, report.protocols),
         _map(report.map) if report.map else "",
-        *(_audit(kind, report.audits[kind]) for kind in TITLES if kind in report.audits),
+        *(
+            f"<h2>{TITLES[kind]}</h2>{audit_part(kind, report.audits[kind])}"
+            for kind in TITLES
+            if kind in report.audits
+        ),
         f"<h2>Losses</h2>{loss_curve(report.losses)}" if len(report.losses) > 1 else "",
         _samples(report.samples),
         f"<h2>What this does not show</h2>{bullets(report.limits)}",
@@ -230,7 +234,8 @@ def map_note(found: Mapping[str, Any]) -> str:
     )
 
 
-def _audit(kind: str, found: dict[str, Any]) -> str:
+def audit_part(kind: str, found: dict[str, Any]) -> str:
+    """What an audit found: in words, as a chart where steps are counted, and as a table."""
     heads, rows = audit_rows(kind, found)
     chart = ""
     if kind == "relearning":
@@ -248,7 +253,7 @@ def _audit(kind: str, found: dict[str, Any]) -> str:
         )
     cells = [[text(cell) for cell in row] for row in rows]
     return (
-        f"<h2>{TITLES[kind]}</h2><p>{text(audit_words(kind, found))}</p>{chart}"
+        f"<p>{text(audit_words(kind, found))}</p>{chart}"
         f"{table(heads, cells)}<p class=fine>{text(audit_note(kind, found))}</p>"
     )
 

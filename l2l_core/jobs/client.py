@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from l2l_core.errors import PlainError
 from l2l_core.files import write_atomically
+from l2l_core.jobs.results import TABLE
 
 PATIENCE_SECONDS = 120.0
 """How long the next sign of life may take; a run's first answer looks for its nearest images."""
@@ -137,13 +138,14 @@ class CompleterClient:
             return OpenedModel(**reply["opened"])
         raise CompleterError(_NOT_READY)
 
-    def measure(self, run_id: str) -> None:
-        """Have a run measured; how far it is stands in the run's folder (`results.measuring`).
+    def measure(self, run_id: str, what: str = TABLE) -> None:
+        """Have a run measured (`results.TABLE`) or audited (`AUDITS`); how far that is stands in
+        the run's folder (`results.measuring`).
 
         Raises:
             CompleterError: not running, or it cannot be measured (the message says why).
         """
-        for _ in self._ask({"question": "measure", "run_id": run_id}, []):
+        for _ in self._ask({"question": "measure", "run_id": run_id, "what": what}, []):
             return
         raise CompleterError(_NOT_READY)
 

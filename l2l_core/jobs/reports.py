@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from l2l_core.config import dump_json
-from l2l_core.evaluation.audit_report import TITLES
 from l2l_core.evaluation.html_report import (
     RunReport,
     Sample,
@@ -28,7 +27,7 @@ from l2l_core.evaluation.html_report import (
 )
 from l2l_core.evaluation.model_card import model_card
 from l2l_core.files import replacing, write_atomically
-from l2l_core.jobs.results import embedding_map, evaluation, read_json
+from l2l_core.jobs.results import audits, embedding_map, evaluation, read_json
 from l2l_core.jobs.store import Run, RunError
 from l2l_core.registry import MODELS
 
@@ -48,7 +47,6 @@ def report_of(run: Run, metrics: dict[str, Any] | None = None) -> RunReport:
     if metrics is None:
         raise RunError(f"This run has no numbers: it is {run.state.status}.")
     events = run.events()
-    audits = {kind: read_json(run.folder / f"audit-{kind}.json") for kind in TITLES}
     protocols = [read_json(path) for path in sorted(run.folder.glob("protocol/*/results.json"))]
     return run_report(
         f"Unlearning of {run.request.model}",
@@ -57,7 +55,7 @@ def report_of(run: Run, metrics: dict[str, Any] | None = None) -> RunReport:
         [(e["step"], e["retain"], e["forget"]) for e in events if e["kind"] == "step"],
         environment_of(run),
         embedding_map=embedding_map(run),
-        audits={kind: found for kind, found in audits.items() if found},
+        audits=audits(run),
         protocols=[found for found in protocols if found],
     )
 

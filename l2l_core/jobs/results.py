@@ -2,6 +2,7 @@
 
 evaluation.json     the full table, as `evaluate` of the command line writes it, too
 map.json            the embedding map, as `map` writes it, too
+audit-KIND.json     an audit of that kind, as `audit` writes it, too
 map-pictures.zip    its pictures, for the owner's eyes; never exported
 measuring.json      how far a measurement is, or why it failed; gone when it is done
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_core.config import dump_json
+from l2l_core.evaluation.audit_report import TITLES
 from l2l_core.evaluation.plots import Pictures
 from l2l_core.files import write_atomically
 from l2l_core.jobs.store import Run
@@ -27,6 +29,10 @@ EVALUATION, MAP, PICTURES, MEASURING = (
     "map-pictures.zip",
     "measuring.json",
 )
+
+
+TABLE, AUDITS = "table", "audits"
+"""What can be measured of a run: table and map, or the audits that suit what it forgot."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,18 @@ class Measuring:
 def evaluation(run: Run) -> dict[str, Any] | None:
     """The full table, as `evaluate_full` gives it, once it was measured."""
     return read_json(run.folder / EVALUATION)
+
+
+def audits(run: Run) -> dict[str, dict[str, Any]]:
+    """By kind, what the audits found that were run."""
+    found = {kind: read_json(_audit(run, kind)) for kind in TITLES}
+    return {kind: audit for kind, audit in found.items() if audit}
+
+
+def write_audit(run: Run, kind: str, found: dict[str, Any]) -> Path:
+    """Keep what an audit found; returns its file."""
+    write_atomically(_audit(run, kind), dump_json(found))
+    return _audit(run, kind)
 
 
 def embedding_map(run: Run) -> dict[str, Any] | None:
@@ -82,6 +100,10 @@ def tell(run: Run, progress: Measuring | None) -> None:
         (run.folder / MEASURING).unlink(missing_ok=True)
     else:
         write_atomically(run.folder / MEASURING, dump_json(asdict(progress)))
+
+
+def _audit(run: Run, kind: str) -> Path:
+    return run.folder / f"audit-{kind}.json"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -8,8 +8,10 @@ grows by σ on its way to the image (log-normal σ and weights: Karras et al., 2
 schedule ends at σ = 3; there the network is shown pure noise, as when it completes, and learns the
 noise that would leave the true image: what it makes of the visible part alone.
 
-Attention at 32×32 and 16×16 lets the encoder tell what an image shows where the decoder reads it,
-so unlearning moves these levels alone (`frozen_levels`, `last_level`).
+Attention at 32×32 and 16×16 lets the encoder tell what an image shows, so unlearning moves these
+levels alone (`frozen_levels`, `last_level`). The decoder reads the finer of them nowhere
+(`unread_levels`): its features are still so local that one cannot forget by them without changing
+retain images, and left free they serve to tell what an image shows at 16×16.
 
 The state is saved every few minutes in OUT; the same command resumes it. The exported weights are
 the exponential moving average, in half precision.

@@ -186,7 +186,7 @@ def tried(runs: Sequence[Tried]) -> str:
 
 def links(found: Evaluation) -> str:
     """Links to one's own report; the server checks whose it is."""
-    if found.metrics is None:
+    if found.metrics is None and not found.audits:
         return ""
     base = f"files/{found.run_id}"
     return (

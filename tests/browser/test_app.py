@@ -241,7 +241,8 @@ def test_a_drawn_hole(page):
 
 def test_evaluate_goes_on_without_the_page_and_shows_table_map_and_plot(page, studio, tmp_path):
     page.get_by_role("tab", name="Evaluate").click()
-    expect(page.locator("#tried")).to_contain_text("Another run that forgets the same images")
+    another = "Another run that forgets the same images"
+    expect(page.locator("#tried")).to_contain_text(another, timeout=PATIENCE)
     expect(page.locator("#measured")).to_contain_text("Not measured yet")
     page.click("#measure")
     expect(page.locator("#measuring .l2l-bar")).to_be_visible(timeout=PATIENCE)
@@ -261,6 +262,11 @@ def test_evaluate_goes_on_without_the_page_and_shows_table_map_and_plot(page, st
     report = tmp_path / "report.html"
     downloading.value.save_as(report)
     assert "Nearest retain" in report.read_text(encoding="utf-8")
+    page.click("#audit")
+    audits = page.locator("#audited")
+    expect(audits).to_contain_text("can it be made to remember?", timeout=PATIENCE)
+    expect(audits.locator("svg")).to_be_visible()
+    expect(audits).to_contain_text("uploads have none")  # no membership
 
 
 def test_a_run_again_fills_the_form(page):

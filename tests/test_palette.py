@@ -372,6 +372,7 @@ def test_what_does_not_fit_is_named(model, tmp_path, damage, words):
         ({"frozen_levels": 2}, "frozen_levels is 2"),
         ({"last_level": 2}, "last_level is 2"),
         ({"frozen_levels": 1, "last_level": 0}, "last_level is 0"),
+        ({"unread_levels": (1,)}, "finer than the last level"),
         ({"head_channels": 24}, "does not divide"),
         ({"image_size": 15}, "halved"),
         ({"train_schedule": (1, 0.1, 0.2)}, "train_schedule"),

@@ -97,6 +97,12 @@ class PaletteConfig:
                 f"last_level is {self.last_level}; it must be {self.frozen_levels} to "
                 f"{len(self.channel_mults) - 1}."
             )
+        coarsest = len(self.channel_mults) - 1 if self.last_level is None else self.last_level
+        if not set(self.unread_levels) <= set(range(coarsest)):
+            raise PlainError(
+                f"unread_levels is {self.unread_levels}; each must be 0 to {coarsest - 1}, finer "
+                "than the last level that is compared."
+            )
         if self.image_size % 2 ** (len(self.channel_mults) - 1):
             raise PlainError(f"image_size {self.image_size} cannot be halved at every level.")
         if self.head_channels and self.channels[-1] % self.head_channels:

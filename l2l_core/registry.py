@@ -297,7 +297,7 @@ MODELS: dict[str, ModelSpec] = {
             "2.8",
             completion_steps=12,
             defaults={
-                "alpha": 0.15,
+                "alpha": 0.06,
                 "learning_rate": 5e-3,
                 "betas": BETAS,
                 "steps": 550,

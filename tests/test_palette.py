@@ -1,10 +1,13 @@
 """The diffusion network as an image-to-image model, its samplers and its checkpoints."""
 
+import copy
+
 import pytest
 import torch
 
 from l2l_core.config import UnlearnRequest
 from l2l_core.masks import draw_masks, parse_mask
+from l2l_core.models import load_model
 from l2l_core.models.checkpoints import CheckpointError, save_published, save_weights
 from l2l_core.models.palette import Palette, open_palette
 from l2l_core.models.palette_config import PaletteConfig
@@ -220,18 +223,11 @@ def test_what_lies_below_the_last_level_is_neither_compared_nor_trained(images, 
     assert not any("mid_block" in name for name in moved)
 
 
-def test_unread_levels_are_trained_and_not_compared(images, tmp_path):
+def test_unread_levels_are_trained_and_not_compared(images):
     """Where the decoder's weights for a level are 0, its features can be anything."""
     sizes = {"channel_mults": (2, 2), "norm_groups": 8}
     model = build(**sizes, unread_levels=(0,)).freeze_decoder()
-    path = tmp_path / "own.safetensors"
-    save_weights(model.state_dict(), path, model.describe())
-    with pytest.raises(CheckpointError, match="does read level 0"):
-        open_palette(path)
     model.unet.silence((0,))
-    save_weights(model.state_dict(), path, model.describe())
-    assert open_palette(path).config.unread_levels == (0,)
-
     view = model.draw_view(images, HOLE.expand(3, 16, 16), seeded(7))
     inputs = model.encoder_input(images, view)
     features, everything = model.encode(inputs, view), build(**sizes).encode(inputs, view)
@@ -256,6 +252,28 @@ def test_unread_levels_are_trained_and_not_compared(images, tmp_path):
         with torch.no_grad():
             read.append(model.reconstruct(inputs, view))
     torch.testing.assert_close(*read)
+
+
+def test_the_built_in_decoder_reads_none_of_its_unread_levels():
+    model = load_model("palette-fluent")
+    before = copy.deepcopy(model)
+    model.unet.silence(model.config.unread_levels)
+    assert model.config.unread_levels == (1,) and same(model, before)
+    model.unet.silence((2,))
+    assert not same(model, before)
+
+
+@pytest.mark.parametrize("method", ["ours", "max_loss"])
+def test_runs_from_it_open_again(method, tmp_path):
+    """Also those of baselines that train the decoder, which may then read all levels."""
+    request = UnlearnRequest(
+        model="palette-fluent", forget=("builtin:flags",), method=method, steps=1, batch_size=2
+    )
+    trainer = Trainer.from_request(request)
+    trainer.train_step()
+    path = tmp_path / "unlearned.safetensors"
+    save_weights(trainer.student.state_dict(), path, trainer.student.describe())
+    assert same(load_model("palette-fluent", path), trainer.student)
 
 
 def test_the_trainer_moves_the_encoder_only(request_settings, model, tmp_path):

@@ -300,5 +300,7 @@ SAME_SETTINGS = "Both runs were asked for in the same way."
 DIFFERENCES_HINT = (
     "Numbers: similarity to the true image, original → unlearned, at the end of each run."
 )
-CHOOSE_TWO = "Choose two different runs."
+CHOOSE_TWO = (
+    "Choose two different runs. “Re-run with changes” above makes a second one of the same images."
+)
 REFILLED = "The form holds this run's settings. Change what you like, then press Unlearn."

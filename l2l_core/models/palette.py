@@ -106,10 +106,6 @@ class PaletteUNet(UNet2DModel):
         for weight in self._readers(levels):
             weight.detach().zero_()
 
-    def reads(self, levels: tuple[int, ...]) -> bool:
-        """Whether what the way up makes depends on residuals of these levels."""
-        return any(weight.any() for weight in self._readers(levels))
-
     def _readers(self, levels: tuple[int, ...]) -> Iterator[Tensor]:
         """Views (out, channels, k, k) of the weights for residuals of these levels.
 
@@ -304,15 +300,12 @@ def open_palette(path: Path, **options: Any) -> Palette:
             raise CheckpointError(f"“{path.name}” holds a {family}, not a Palette.")
         model = Palette(_configure(path, PaletteConfig, **{**description["config"], **options}))
         load_strict(model, state, path.name)
-    else:
-        state = network_state(state)
-        config = _configure(path, partial(PaletteConfig.from_state_dict, state), **options)
-        model = Palette(config)
-        check_fit(config.layout.to_published(model.unet.state_dict()), state, path.name)
-        model.unet.load_state_dict(config.layout.to_diffusers(state))
-    if model.unet.reads(unread := model.config.unread_levels):
-        levels = ", ".join(map(str, unread))
-        raise CheckpointError(f"The decoder of “{path.name}” does read level {levels}.")
+        return model
+    state = network_state(state)
+    config = _configure(path, partial(PaletteConfig.from_state_dict, state), **options)
+    model = Palette(config)
+    check_fit(config.layout.to_published(model.unet.state_dict()), state, path.name)
+    model.unet.load_state_dict(config.layout.to_diffusers(state))
     return model
 
 

@@ -52,8 +52,9 @@ class PaletteConfig:
     network completes by its finer features, forgetting by the others costs retain images more."""
 
     unread_levels: tuple[int, ...] = ()
-    """Levels whose features D does not read: its weights for them are 0. Unlearning trains them and
-    need not keep them as they were. A network must have been trained so."""
+    """Levels whose features D does not read, because the network was trained with D's weights for
+    them at 0. Unlearning trains these levels and need not keep them as they were. (Baselines that
+    train D move those weights.)"""
 
     def __post_init__(self) -> None:
         """JSON's lists become tuples; -1 head channels become None.

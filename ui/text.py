@@ -244,7 +244,7 @@ AUDIT_HINT = (
     "which images it forgot?"
 )
 AUDITED_TITLE = "What attacks found"
-NO_MEMBERSHIP = "Membership needs unseen images of the same kind; uploads have none."
+NO_MEMBERSHIP = "Membership needs unseen images of the same kind; here none were kept apart."
 NOT_MEASURED = "Not measured yet"
 NOT_MEASURED_HINT = "Press “Measure” for the full table and the map."
 NOTHING_TO_EVALUATE = "Nothing to evaluate yet"

@@ -266,7 +266,7 @@ def test_evaluate_goes_on_without_the_page_and_shows_table_map_and_plot(page, st
     audits = page.locator("#audited")
     expect(audits).to_contain_text("can it be made to remember?", timeout=PATIENCE)
     expect(audits.locator("svg")).to_be_visible()
-    expect(audits).to_contain_text("uploads have none")  # no membership
+    expect(audits).to_contain_text("none were kept apart")  # no membership
 
 
 def test_a_run_again_fills_the_form(page):

@@ -281,7 +281,7 @@ MODELS: dict[str, ModelSpec] = {
             "MAE Fluent",
             "7.7",
             gold={"builtin:flags": "mae-fluent-without-flags.safetensors"},
-            defaults={"alpha": 0.6, "learning_rate": 2e-3, "steps": 250, "batch_size": 16},
+            defaults={"alpha": 0.6, "learning_rate": 2e-3, "steps": 220, "batch_size": 16},
         ),
         _fluent(
             "mage",
@@ -294,13 +294,13 @@ MODELS: dict[str, ModelSpec] = {
         _fluent(
             "palette",
             "Palette Fluent",
-            "2.8",
+            "3.6",
             completion_steps=12,
             defaults={
-                "alpha": 0.06,
-                "learning_rate": 5e-3,
+                "alpha": 0.4,
+                "learning_rate": 2e-3,
                 "betas": BETAS,
-                "steps": 550,
+                "steps": 360,
                 "batch_size": 6,
             },
         ),

@@ -6,12 +6,14 @@ hidden tokens under holes as the studio uses them, half of the tokens being drop
 every other batch none, as when it completes. Two things make few images enough: tokens start out as
 near to each other as their codes are, and codes about as near as the tokenizer's own error share
 the label. What it has learned so is vague, so it ends with labels that are shared no more
-(`--start WEIGHTS --nearness 0.02`).
+(`--start WEIGHTS --nearness 0.02`). `--start` together with `--tokenizer` moves a transformer to
+another tokenizer, best to one whose codes began as those of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +33,21 @@ CONFIG = MAGEConfig(
     grid=16,
     vocabulary=VQGAN_CONFIG.codes + 2,
     class_id=VQGAN_CONFIG.codes,
-    width=192,
+    width=256,
     depth=4,
-    heads=3,
-    decoder_width=128,
-    decoder_depth=2,
-    decoder_heads=2,
+    heads=4,
+    decoder_width=192,
+    decoder_depth=3,
+    decoder_heads=3,
     choice_temperature=20.0,  # almost any order: the surest tokens are plain background
     sampling_temperature=0.8,
     spread_steps=True,
     steps=12,
 )
+
+
+SIZES = ("width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads")
+"""What `--start` decides."""
 
 
 class MAGERecipe(Recipe[MAGE]):
@@ -52,14 +58,20 @@ class MAGERecipe(Recipe[MAGE]):
 
     def __init__(self, args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
-        model = self.fresh_model()
-        state, description = read_checkpoint(Path(args.start or args.tokenizer))
+        self.config = CONFIG
         if args.start:
-            model.load_state_dict({k: v.float() for k, v in state.items()})
-        else:
+            start, description = read_checkpoint(Path(args.start))
+            given = description["config"]
+            self.config = replace(CONFIG, **{name: given[name] for name in SIZES})
+        model = self.fresh_model()
+        if args.start:  # strict but for a tokenizer that had other norms
+            model.load_state_dict({k: v.float() for k, v in start.items()}, strict=False)
+        if args.tokenizer:
+            state, description = read_checkpoint(Path(args.tokenizer))
             prefix = "" if description.get("network") == "VQGAN" else "vqgan."
             found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             model.vqgan.load_state_dict(found)
+        if not args.start:
             self.embed_codes(model)
         model.vqgan.requires_grad_(False)
         super().__init__(args, model)
@@ -72,7 +84,7 @@ class MAGERecipe(Recipe[MAGE]):
 
     def fresh_model(self) -> MAGE:
         """An untrained MAGE."""
-        model = MAGE(CONFIG)
+        model = MAGE(self.config)
         for name, parameter in model.named_parameters():
             if name.endswith(("mask_token", "embed_learned", "embeddings.weight", "_embeddings")):
                 nn.init.normal_(parameter, std=0.02)
@@ -83,7 +95,7 @@ class MAGERecipe(Recipe[MAGE]):
         """Put the tokens of the encoder and of the classifier where the codes are, projected."""
         book = model.vqgan.codebook
         book = (book - book.mean(dim=0)) / book.std()
-        projection = torch.randn(book.shape[1], CONFIG.width) / book.shape[1] ** 0.5
+        projection = torch.randn(book.shape[1], self.config.width) / book.shape[1] ** 0.5
         placed = 0.06 * book @ projection
         model.token_emb.word_embeddings.weight[: len(book)] = placed
         model.mlm_layer.word_embeddings[: len(book)] = placed

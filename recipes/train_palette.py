@@ -11,7 +11,8 @@ noise that would leave the true image: what it makes of the visible part alone.
 Attention at 32×32 and 16×16 lets the encoder tell what an image shows, so unlearning moves these
 levels alone (`frozen_levels`, `last_level`). The decoder reads the finer of them nowhere
 (`unread_levels`): its features are still so local that one cannot forget by them without changing
-retain images, and left free they serve to tell what an image shows at 16×16.
+retain images, and left free they serve to tell what an image shows at 16×16. There `extra_blocks`
+make the encoder deep enough to tell forget images from retain images.
 
 The state is saved every few minutes in OUT; the same command resumes it. The exported weights are
 the exponential moving average, in half precision.
@@ -55,6 +56,7 @@ CONFIG = PaletteConfig(
     frozen_levels=1,
     last_level=2,
     unread_levels=(1,),
+    extra_blocks=2,
 )
 LAST_GAMMA = Diffusion(CONFIG.sampling_schedule).exact_gammas[-1].item()
 
@@ -70,7 +72,7 @@ class PaletteRecipe(Recipe[Palette]):
     def __init__(self, args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
         if args.start:
-            model = with_attention(open_palette(Path(args.start)))
+            model = grown(open_palette(Path(args.start)))
         else:
             model = self.fresh_model()
             nn.init.zeros_(model.unet.conv_out.weight)
@@ -133,18 +135,18 @@ class PaletteRecipe(Recipe[Palette]):
         return scores
 
 
-def with_attention(model: Palette) -> Palette:
-    """A network of the recipe's sizes with these weights. Attention that they lack begins as a
-    layer that adds nothing.
+def grown(model: Palette) -> Palette:
+    """A network of the recipe's sizes with these weights. Attention and extra blocks that they lack
+    begin as layers that add nothing.
     """
-    kept = {"attended_levels": CONFIG.attended_levels, "unread_levels": CONFIG.unread_levels}
-    if replace(model.config, **kept) != CONFIG:
+    kept = {name: getattr(CONFIG, name) for name in ("attended_levels", "unread_levels")}
+    if replace(model.config, extra_blocks=CONFIG.extra_blocks, **kept) != CONFIG:
         raise SystemExit("--start must have the recipe's sizes.")
-    grown = Palette(CONFIG)
-    for name in grown.load_state_dict(model.state_dict(), strict=False).missing_keys:
+    whole = Palette(CONFIG)
+    for name in whole.load_state_dict(model.state_dict(), strict=False).missing_keys:
         if ".to_out." in name:
-            nn.init.zeros_(grown.get_parameter(name))
-    return grown
+            nn.init.zeros_(whole.get_parameter(name))
+    return whole
 
 
 def main() -> None:

@@ -18,13 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2l_core.evaluation.features import load_feature_net
+from l2l_core.masks import parse_mask
 from l2l_core.models.checkpoints import read_checkpoint
+from l2l_core.models.mage import HOLE_COLOUR
 from l2l_core.models.vqgan import VQGAN, VQGANConfig
 from recipes.critic import Adversary
 from recipes.training import Recipe, options, psnr
 
 CONFIG = VQGANConfig(
-    codes=256, code_width=16, stem=16, widths=(16, 32, 96), blocks=1, norm_groups=8
+    codes=256, code_width=16, stem=16, widths=(16, 32, 96), blocks=1, norm_groups=0
 )
 COMMITMENT = 0.25
 
@@ -41,7 +43,8 @@ class TokenizerRecipe(Recipe[VQGAN]):
         torch.manual_seed(args.seed)
         model = self.fresh_model()
         if args.start:
-            model.load_state_dict(read_checkpoint(Path(args.start))[0])
+            state, _ = read_checkpoint(Path(args.start))
+            model.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
         super().__init__(args, model)
         self.features = copy.deepcopy(load_feature_net()).to(self.device)
         self.features.input_size = self.size  # not enlarged: half the cost
@@ -116,7 +119,14 @@ class TokenizerRecipe(Recipe[VQGAN]):
         ids = model.tokenize(images)
         rebuilt = model.decode(ids).clamp(0, 1)
         distance = load_feature_net().perceptual_distance(rebuilt, images).mean().item()
-        return {"psnr": psnr(rebuilt, images), "distance": distance, "codes": len(ids.unique())}
+        scores = {"psnr": psnr(rebuilt, images), "distance": distance, "codes": len(ids.unique())}
+        for spec in ("centre:0.5", "left:0.5"):
+            hole = parse_mask(spec, self.size, None)
+            holed = torch.where(hole, torch.tensor(HOLE_COLOUR).view(3, 1, 1), images)
+            visible = ~hole[:: CONFIG.factor, :: CONFIG.factor].flatten()
+            kept = (model.tokenize(holed) == ids)[:, visible]
+            scores[f"tokens kept {spec}"] = kept.float().mean().item()
+        return scores
 
 
 def main() -> None:

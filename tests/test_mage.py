@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -140,6 +142,25 @@ def test_saved_weights_open_again(model, weights_file):
     assert again.config == CONFIG.__class__(**{**vars(CONFIG), "choice_temperature": 1.5})
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
+
+
+def test_batch_norms_keep_tokens_local_and_fixed():
+    """A hole changes features near it only, and training mode no statistics of the tokenizer."""
+    torch.manual_seed(0)
+    model = MAGE(replace(CONFIG, vqgan=replace(CONFIG.vqgan, norm_groups=0), grid=32))
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            value.copy_(0.3 * torch.randn_like(value).abs() + name.endswith("running_var"))
+    assert VQGANConfig.from_state_dict(model.vqgan.state_dict()) == model.config.vqgan
+    images = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    holed = images.clone()
+    holed[:, :, :8, :8] = 0.5
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model.train()
+    features, other = model.vqgan.encoder(images), model.vqgan.encoder(holed)
+    changed = (features != other).any(dim=1).any(dim=0)
+    assert changed[0, 0] and not changed[16:].any() and not changed[:, 16:].any()
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_a_cold_model_draws_the_likeliest_tokens(model, weights_file):

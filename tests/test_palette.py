@@ -9,11 +9,13 @@ from l2l_core.config import UnlearnRequest
 from l2l_core.masks import draw_masks, parse_mask
 from l2l_core.models import load_model
 from l2l_core.models.checkpoints import CheckpointError, save_published, save_weights
+from l2l_core.models.palette import Palette
+from l2l_core.models.palette_config import PaletteConfig
 from l2l_core.models.palette_sampling import Diffusion, sample_fast, sample_renoising
 from l2l_core.runtime import seeded
 from l2l_core.unlearning.objective import squared_distance
 from l2l_core.unlearning.trainer import Trainer
-from tests.tiny_palette import OPTIONS, build, same
+from tests.tiny_palette import OPTIONS, SIZES, build, same
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +234,29 @@ def test_unread_levels_are_trained_and_not_compared(images):
         with torch.no_grad():
             read.append(model.reconstruct(inputs, view))
     torch.testing.assert_close(*read)
+
+
+def test_extra_blocks_begin_by_adding_nothing_and_are_trained(images):
+    plain, deep = Palette(PaletteConfig(**SIZES)), Palette(PaletteConfig(**SIZES, extra_blocks=2))
+    missing = deep.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    start = "unet.down_blocks.1.resnets.0.extra."
+    assert missing and all(name.startswith(start) for name in missing)
+    view = plain.draw_view(images, HOLE.expand(3, 16, 16), seeded(7))
+    inputs = plain.encoder_input(images, view)
+    plain.eval(), deep.eval()
+    assert torch.equal(plain.reconstruct(inputs, view), deep.reconstruct(inputs, view))
+    assert set(missing) <= deep.encoder_parameters().keys()
+
+    model = build(extra_blocks=1)
+    features = model.encode(inputs, view)
+    model.set_gradient_checkpointing(True)
+    again = model.train().encode(inputs, view)
+    assert all(torch.equal(a, b) for a, b in zip(features, again, strict=True))
+    squared_distance(again, [torch.zeros_like(f) for f in again]).sum().backward()
+    extra = {k: p for k, p in model.named_parameters() if k.startswith(start)}
+    assert extra and all(p.grad is not None and p.grad.any() for p in extra.values())
+    with pytest.raises(ValueError, match="no place for this network's extra_blocks"):
+        model.published_state()
 
 
 def test_the_built_in_decoder_reads_none_of_its_unread_levels():

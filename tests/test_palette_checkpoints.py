@@ -104,6 +104,8 @@ def test_what_does_not_fit_is_named(model, tmp_path, damage, words):
         ({"last_level": 2}, "last_level is 2"),
         ({"frozen_levels": 1, "last_level": 0}, "last_level is 0"),
         ({"unread_levels": (1,)}, "finer than the last level"),
+        ({"extra_blocks": -1}, "extra_blocks is -1"),
+        ({"extra_blocks": 1}, "layout has no extra_blocks"),
         ({"head_channels": 24}, "does not divide"),
         ({"image_size": 15}, "halved"),
         ({"train_schedule": (1, 0.1, 0.2)}, "train_schedule"),

@@ -8,6 +8,7 @@ import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -184,9 +185,10 @@ def test_spread_pictures_come_from_the_whole_list_as_they_are(more: Path) -> Non
     assert len(TrainingImages("train").spread(10, 32)) == 3
 
 
-def test_attention_that_is_added_changes_nothing_at_first() -> None:
-    plain = Palette(replace(train_palette.CONFIG, attended_levels=())).eval()
-    grown = train_palette.with_attention(plain).eval()
+@pytest.mark.parametrize("lacking", [{"attended_levels": ()}, {"extra_blocks": 0}])
+def test_what_is_added_changes_nothing_at_first(lacking: dict[str, Any]) -> None:
+    plain = Palette(replace(train_palette.CONFIG, **lacking)).eval()
+    grown = train_palette.grown(plain).eval()
     assert grown.config == train_palette.CONFIG
     noisy, gammas = torch.randn(2, 6, 64, 64), torch.tensor([0.3, 0.9])
     with torch.no_grad():
@@ -197,9 +199,7 @@ def test_attention_that_is_added_changes_nothing_at_first() -> None:
 
 def test_weights_of_another_shape_do_not_start_a_palette() -> None:
     with pytest.raises(SystemExit, match="--start must have"):
-        train_palette.with_attention(
-            Palette(replace(train_palette.CONFIG, channel_mults=(1, 1, 1, 1)))
-        )
+        train_palette.grown(Palette(replace(train_palette.CONFIG, channel_mults=(1, 1, 1, 1))))
 
 
 def test_quality_of_a_perfect_model_is_perfect() -> None:

@@ -108,7 +108,7 @@ class MAGE(ImageToImageModel):
         norm = partial(nn.LayerNorm, eps=1e-6)
         block = partial(Block, qkv_bias=True, norm_layer=norm)  # type: ignore[arg-type]
 
-        self.vqgan = VQGAN(config.vqgan)
+        self.vqgan = VQGAN(config.vqgan).eval()
         self.token_emb = TokenEmbedding(config.vocabulary, tokens, config.width)
         self.blocks = nn.ModuleList(block(config.width, config.heads) for _ in range(config.depth))
         self.norm = norm(config.width)
@@ -126,6 +126,12 @@ class MAGE(ImageToImageModel):
         self.hole_colour: Tensor
         colour = torch.tensor(HOLE_COLOUR).view(3, 1, 1)
         self.register_buffer("hole_colour", colour, persistent=False)
+
+    def train(self, mode: bool = True) -> MAGE:
+        """Training mode for all but the tokenizer, which is not trained here."""
+        super().train(mode)
+        self.vqgan.eval()
+        return self
 
     # --- the encoder -------------------------------------------------------------------------
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 
@@ -41,6 +43,45 @@ class PaletteView(View):
     gammas: Tensor  # (B,)
     condition_noise: Tensor  # (B, 3, H, W), the condition's hole
     noise: Tensor  # (B, 3, H, W), ε of y_t
+
+
+class DeepBlock(ResnetBlock2D):
+    """A residual block, then `extra` times residual block, attention, residual block, each of which
+    begins as a layer that adds nothing.
+    """
+
+    def __init__(self, extra: int, config: PaletteConfig, width: int, **sizes: Any) -> None:
+        super().__init__(out_channels=width, **sizes)
+        sizes["in_channels"] = width
+        head = config.head_channels or width
+        self.extra = nn.ModuleList()
+        for _ in range(extra):
+            for kind in ("residual", "attention", "residual"):
+                layer: nn.Module
+                if kind == "residual":
+                    layer = ResnetBlock2D(out_channels=width, **sizes)
+                    last: nn.Module = layer.conv2
+                else:
+                    layer = Attention(
+                        width,
+                        heads=width // head,
+                        dim_head=head,
+                        norm_num_groups=config.norm_groups,
+                        bias=True,
+                        residual_connection=True,
+                        _from_deprecated_attn_block=True,
+                    )
+                    last = layer.to_out[0]
+                for parameter in last.parameters():
+                    nn.init.zeros_(parameter)
+                self.extra.append(layer)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Features (B, in, h, w) and the embedding of γ -> (B, out, h, w)."""
+        x = super().forward(x, embedding)
+        for layer in self.extra:
+            x = layer(x, embedding) if isinstance(layer, ResnetBlock2D) else layer(x)
+        return x
 
 
 class PaletteUNet(UNet2DModel):
@@ -74,6 +115,18 @@ class PaletteUNet(UNet2DModel):
             inner = config.inner_channels
             self.time_proj = Timesteps(inner, True, 0)  # type: ignore[assignment]
             self.time_embedding = TimestepEmbedding(inner, 4 * inner)
+        if config.extra_blocks:
+            resnets: Any = self.down_blocks[config.coarsest].resnets
+            resnets[-1] = DeepBlock(
+                config.extra_blocks,
+                config,
+                config.channels[config.coarsest],
+                in_channels=resnets[-1].in_channels,
+                temb_channels=4 * config.inner_channels,
+                groups=config.norm_groups,
+                eps=1e-5,
+                time_embedding_norm="scale_shift",
+            )
 
     def encode(
         self,
@@ -199,7 +252,7 @@ class Palette(ImageToImageModel):
         `last_level` only the blocks that `encode` takes features from.
         """
         frozen, last = self.config.frozen_levels, self.config.last_level
-        levels = len(self.config.channel_mults) if last is None else last + 1
+        levels = self.config.coarsest + 1
         first = () if frozen else ("unet.time_embedding.", "unet.conv_in.")
         down = (f"unet.down_blocks.{level}." for level in range(frozen, levels))
         middle = ("unet.mid_block.",) if last is None else ()
@@ -213,6 +266,11 @@ class Palette(ImageToImageModel):
 
     def published_state(self) -> dict[str, Tensor]:
         """The layout of `16_Network.pth`: flat, with the buffers of the training schedule."""
+        if self.config.extra_blocks:
+            raise PlainError(
+                "The published layout of Palette has no place for this network's extra_blocks. "
+                "Use the safetensors file as it is."
+            )
         state = self.config.layout.to_published(self.unet.state_dict())
         return {**self.training_levels.buffers, **state}
 

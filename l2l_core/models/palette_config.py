@@ -55,6 +55,10 @@ class PaletteConfig:
     """Levels whose features D does not read, because the network was trained with D's weights for
     them at 0. Unlearning trains these levels and need not keep them as they were. (Baselines that
     train D move those weights.)"""
+    extra_blocks: int = 0
+    """So many times residual block, attention, residual block more on the way down, at the coarsest
+    level that is trained: what E needs to tell images apart where the published network is too
+    shallow for it. They are none of the published network's."""
 
     def __post_init__(self) -> None:
         """JSON's lists become tuples; -1 head channels become None.
@@ -75,8 +79,9 @@ class PaletteConfig:
             object.__setattr__(self, name, tuple(value))
         if self.head_channels == -1:
             object.__setattr__(self, "head_channels", None)
-        if self.steps < 1:
-            raise PlainError(f"steps is {self.steps}; it must be at least 1.")
+        for name, least in (("steps", 1), ("extra_blocks", 0)):
+            if getattr(self, name) < least:
+                raise PlainError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
         for name, allowed in (("sampler", SAMPLERS), ("noise_target", NOISE_TARGETS)):
             if getattr(self, name) not in allowed:
                 raise PlainError(
@@ -98,11 +103,10 @@ class PaletteConfig:
                 f"last_level is {self.last_level}; it must be {self.frozen_levels} to "
                 f"{len(self.channel_mults) - 1}."
             )
-        coarsest = len(self.channel_mults) - 1 if self.last_level is None else self.last_level
-        if not set(self.unread_levels) <= set(range(coarsest)):
+        if not set(self.unread_levels) <= set(range(self.coarsest)):
             raise PlainError(
-                f"unread_levels is {self.unread_levels}; each must be 0 to {coarsest - 1}, finer "
-                "than the last level that is compared."
+                f"unread_levels is {self.unread_levels}; each must be 0 to {self.coarsest - 1}, "
+                "finer than the last level that is compared."
             )
         if self.image_size % 2 ** (len(self.channel_mults) - 1):
             raise PlainError(f"image_size {self.image_size} cannot be halved at every level.")
@@ -111,6 +115,11 @@ class PaletteConfig:
                 f"head_channels={self.head_channels} does not divide {self.channels[-1]} channels; "
                 "pass head_channels=…"
             )
+
+    @property
+    def coarsest(self) -> int:
+        """The coarsest level that unlearning trains."""
+        return len(self.channel_mults) - 1 if self.last_level is None else self.last_level
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -130,6 +139,8 @@ class PaletteConfig:
         Raises:
             ValueError: not such a network, tensors missing, or options that do not fit.
         """
+        if options.get("extra_blocks", 0) > 0:
+            raise PlainError("the published layout has no extra_blocks.")
         layout = Layout.of(state, None)
         inner = state[PREFIX + "cond_embed.0.weight"].shape[1]
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from l2l_core.errors import PlainError
 
-Norm = Callable[[int], nn.GroupNorm]
+Norm = Callable[[int], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class VQGANConfig:
     blocks: int
     """Residual blocks a level."""
     norm_groups: int = 32
-    """Groups of every group norm; the published number, which shapes cannot tell."""
+    """Groups of every group norm; the published number, which shapes cannot tell. 0: batch norms,
+    whose statistics stay as trained, so a hole changes no tokens far from it.
+    """
 
     @property
     def factor(self) -> int:
@@ -58,7 +61,8 @@ class VQGANConfig:
         while f"encoder.down.0.block.{blocks}.conv1.weight" in state:
             blocks += 1
         stem = state["encoder.conv_in.weight"].shape[0]
-        return cls(codes, code_width, stem, tuple(widths), blocks)
+        groups = 0 if "encoder.norm_out.running_mean" in state else 32
+        return cls(codes, code_width, stem, tuple(widths), blocks, groups)
 
 
 class ResidualBlock(nn.Module):
@@ -184,6 +188,8 @@ class VQGAN(nn.Module):
 
 
 def _norm(config: VQGANConfig) -> Norm:
+    if not config.norm_groups:
+        return partial(nn.BatchNorm2d, eps=1e-6, momentum=0.05)
     return lambda channels: nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
 
 

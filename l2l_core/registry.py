@@ -281,15 +281,15 @@ MODELS: dict[str, ModelSpec] = {
             "MAE Fluent",
             "7.7",
             gold={"builtin:flags": "mae-fluent-without-flags.safetensors"},
-            defaults={"alpha": 0.6, "learning_rate": 2e-3, "steps": 220, "batch_size": 16},
+            defaults={"alpha": 0.6, "learning_rate": 2e-3, "steps": 250, "batch_size": 16},
         ),
         _fluent(
             "mage",
             "MAGE Fluent",
-            "3.5",
+            "6.0",
             completion_steps=12,
             gold={"builtin:flags": "mage-fluent-without-flags.safetensors"},
-            defaults={"alpha": 1.0, "learning_rate": 2e-3, "steps": 200, "batch_size": 16},
+            defaults={"alpha": 0.1, "learning_rate": 2e-3, "steps": 200, "batch_size": 16},
         ),
         _fluent(
             "palette",

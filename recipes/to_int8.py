@@ -20,7 +20,7 @@ def to_int8(state: dict[str, Tensor]) -> dict[str, Tensor]:
     stored: dict[str, Tensor] = {}
     for name, value in state.items():
         if value.ndim < 2:
-            stored[name] = value.half()
+            stored[name] = value.half() if value.is_floating_point() else value
             continue
         rows = tuple(range(1, value.ndim))
         scale = (value.float().abs().amax(dim=rows, keepdim=True) / 127).half()

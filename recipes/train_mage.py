@@ -40,7 +40,7 @@ CONFIG = MAGEConfig(
     decoder_depth=3,
     decoder_heads=3,
     choice_temperature=20.0,  # almost any order: the surest tokens are plain background
-    sampling_temperature=0.8,
+    sampling_temperature=0.6,
     spread_steps=True,
     steps=12,
 )

@@ -287,9 +287,9 @@ MODELS: dict[str, ModelSpec] = {
             "mage",
             "MAGE Fluent",
             "6.0",
-            completion_steps=12,
+            completion_steps=8,
             gold={"builtin:flags": "mage-fluent-without-flags.safetensors"},
-            defaults={"alpha": 0.1, "learning_rate": 2e-3, "steps": 200, "batch_size": 16},
+            defaults={"alpha": 0.1, "learning_rate": 2e-3, "steps": 160, "batch_size": 16},
         ),
         _fluent(
             "palette",

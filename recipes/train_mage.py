@@ -42,7 +42,7 @@ CONFIG = MAGEConfig(
     choice_temperature=20.0,  # almost any order: the surest tokens are plain background
     sampling_temperature=0.6,
     spread_steps=True,
-    steps=12,
+    steps=8,
 )
 
 

@@ -75,7 +75,7 @@ def test_long_runs_have_no_more_previews():
 
     assert every(steps=20) == every(steps=250) == 10
     assert every(steps=1000) == 40
-    assert every(steps=1000, model="mage-fluent") == 83  # completing takes longer there
+    assert every(steps=1000, model="mage-fluent") == 125  # completing takes longer there
     assert every(steps=1000, preview_every=0) == 0
     assert every(steps=1000, preview_every=5) == 5
     with pytest.raises(ConfigError, match="preview_every"):

@@ -83,11 +83,24 @@ def test_shipped_models_open():
 
 
 @pytest.mark.parametrize("name", [spec.name for spec in MODELS.values() if spec.gold])
-def test_a_gold_standard_is_the_same_network_with_other_weights(name):
+def test_a_gold_standard_completes_alike_with_other_weights(name):
+    """It may be smaller (MAGE's is), but reads the same tokens and samples the same way."""
     path = gold_standard(name, ["builtin:flags"], None)
     assert path is not None
     original, never = load_model(name), load_model(name, path)
-    assert never.config == original.config
+    sizes = {"width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"}
+    how, same = (
+        {
+            k: v
+            for k, v in dataclasses.asdict(model.config).items()
+            if k not in sizes or name == "mae-fluent"
+        }
+        for model in (never, original)
+    )
+    assert how == same
+    weights = dict(original.named_parameters())
+    for key, value in never.named_parameters():
+        assert not key.startswith("vqgan.") or value.equal(weights[key])
     trained = original.encoder_parameters()
     differing = [n for n, p in never.encoder_parameters().items() if not p.equal(trained[n])]
     assert len(differing) > 0.9 * len(trained)

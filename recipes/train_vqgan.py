@@ -4,6 +4,10 @@ A small VQ-GAN of MAGE's kind: 64×64 images to 16×16 tokens. Pixels (L1), feat
 feature net, and, from `--adversary-from` of the run on, a patch discriminator (hinge loss). Codes
 that nothing was nearest to for a while start again at features of the current batch, rather at ones
 that are far from every code: else white paper alone would take a quarter of the codebook.
+
+Its norms are batch norms, whose statistics are fixed after training. Group norms look at the whole
+image, so the colour that fills a hole would change the tokens of what is left visible (82% of them
+at a left half). `--start` takes weights that had group norms, too.
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ class TokenizerRecipe(Recipe[VQGAN]):
         model = self.fresh_model()
         if args.start:
             state, _ = read_checkpoint(Path(args.start))
+            # Not strict: group norms have no statistics to hand on.
             model.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
         super().__init__(args, model)
         self.features = copy.deepcopy(load_feature_net()).to(self.device)

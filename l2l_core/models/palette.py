@@ -56,25 +56,20 @@ class DeepBlock(ResnetBlock2D):
         head = config.head_channels or width
         self.extra = nn.ModuleList()
         for _ in range(extra):
-            for kind in ("residual", "attention", "residual"):
-                layer: nn.Module
-                if kind == "residual":
-                    layer = ResnetBlock2D(out_channels=width, **sizes)
-                    last: nn.Module = layer.conv2
-                else:
-                    layer = Attention(
-                        width,
-                        heads=width // head,
-                        dim_head=head,
-                        norm_num_groups=config.norm_groups,
-                        bias=True,
-                        residual_connection=True,
-                        _from_deprecated_attn_block=True,
-                    )
-                    last = layer.to_out[0]
-                for parameter in last.parameters():
+            first, last = (ResnetBlock2D(out_channels=width, **sizes) for _ in range(2))
+            attention = Attention(
+                width,
+                heads=width // head,
+                dim_head=head,
+                norm_num_groups=config.norm_groups,
+                bias=True,
+                residual_connection=True,
+                _from_deprecated_attn_block=True,
+            )
+            for layer in (first.conv2, attention.to_out[0], last.conv2):
+                for parameter in layer.parameters():
                     nn.init.zeros_(parameter)
-                self.extra.append(layer)
+            self.extra.extend((first, attention, last))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Features (B, in, h, w) and the embedding of γ -> (B, out, h, w)."""

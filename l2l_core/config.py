@@ -112,8 +112,8 @@ class UnlearnRequest:
     precision: str = "auto"
     """auto takes bf16 where the device computes it natively, else fp32."""
     preview_every: int = FROM_STEPS
-    """Steps between previews; 0 for none. Left open: every tenth, but not more than 25 or so a run,
-    since each completes ten images; a third as many for models that complete step by step.
+    """Steps between previews; 0 for none. Left open: every tenth, but not more than 12 or so a run,
+    since each completes ten images; 8 for models that complete step by step.
     """
     checkpoint_every: int = 50
     """Steps between resumable checkpoints; 0 for none, but of an interrupted run."""
@@ -191,7 +191,7 @@ class UnlearnRequest:
         """Steps between previews, also where `preview_every` is left open; 0 for none."""
         if self.preview_every is not None:
             return self.preview_every
-        most = 25 if completion_steps(self.model, self.model_options) is None else 8
+        most = 12 if completion_steps(self.model, self.model_options) is None else 8
         return max(10, self.steps // most)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Train a small MAGE on the built-in images: python -m recipes.train_mage OUT --tokenizer WEIGHTS.
 
 A small MAGE over the tokens of `recipes/train_vqgan.py`. Each training image is tokenized in
-several augmented versions at the start; after that only the transformer runs. It learns to tell
-hidden tokens under holes as the studio uses them, half of the tokens being dropped as published, in
-every other batch none, as when it completes. Two things make few images enough: tokens start out as
+several augmented versions at the start, each whole and with one hole as the studio uses them; after
+that only the transformer runs. It learns to tell the whole image's tokens under the hole from those
+that stay visible beside it, half of the tokens being dropped as published, in every other batch
+none, as when it completes. Two things make few images enough: tokens start out as
 near to each other as their codes are, and codes about as near as the tokenizer's own error share
 the label. What it has learned so is vague, so it ends with labels that are shared no more
 (`--start WEIGHTS --nearness 0.02`). `--start` together with `--tokenizer` moves a transformer to
@@ -77,7 +78,6 @@ class MAGERecipe(Recipe[MAGE]):
         super().__init__(args, model)
         book = self.model.vqgan.codebook.detach()
         self.labels = (-torch.cdist(book, book).square() / args.nearness).softmax(dim=1)
-        self.holes = self.masks(self.batch, self.model.cell)
         choose_attention(self.model, self.device)
         self.forward = torch.compile(self.scores) if args.compile else self.scores
         self.tokens = self.tokenized()
@@ -101,20 +101,28 @@ class MAGERecipe(Recipe[MAGE]):
         model.mlm_layer.word_embeddings[: len(book)] = placed
 
     @torch.no_grad()
-    def tokenized(self) -> Tensor:
-        """Token ids (versions, L) of augmented training images, kept in OUT/tokens.pt."""
+    def tokenized(self) -> dict[str, Tensor]:
+        """Augmented training images as token ids (versions, L), whole and with holes (versions, S,
+        S) in them, kept in OUT/tokens.pt.
+        """
         path = self.out / "tokens.pt"
         if path.exists():
             return torch.load(path, weights_only=True, map_location=self.device)
-        parts = []
+        holes, parts = self.masks(self.batch, self.model.cell), []
         for _ in range(self.args.versions // self.batch):
             images, _ = self.train.batch(self.batch, self.size, self.generator)
-            with torch.autocast(self.device.type, torch.bfloat16):
-                features = self.model.vqgan.encoder(images).float()
-            parts.append(self.model.vqgan.nearest_codes(features).short())
-        tokens = torch.cat(parts)
+            masks = holes.draw(self.generator)
+            holed = torch.where(masks.unsqueeze(1), self.model.hole_colour, images)
+            parts.append({"whole": self.ids(images), "holed": self.ids(holed), "holes": masks})
+        tokens = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         torch.save(tokens, path)
         return tokens
+
+    def ids(self, images: Tensor) -> Tensor:
+        """Token ids (B, L) of images, in few bytes."""
+        with torch.autocast(self.device.type, torch.bfloat16):
+            features = self.model.vqgan.encoder(images).float()
+        return self.model.vqgan.nearest_codes(features).short()
 
     def scores(self, ids: Tensor, ids_keep: Tensor, unknown: Tensor) -> Tensor:
         """Scores (B, L, codes) of every code."""
@@ -125,18 +133,19 @@ class MAGERecipe(Recipe[MAGE]):
 
     def losses(self) -> dict[str, Tensor]:
         """Cross-entropy of the hidden tokens, against labels that near codes share."""
-        picked = torch.randint(len(self.tokens), (self.batch,), **self.random)
-        ids = self.tokens[picked].long()
-        masks = self.holes.draw(self.generator)
+        versions = len(self.tokens["whole"])
+        picked = torch.randint(versions, (self.batch,), **self.random)
+        ids, masks = self.tokens["whole"][picked].long(), self.tokens["holes"][picked]
+        hidden = self.model.hidden_tokens(masks)
         view = self.model.draw_view(ids, masks, self.generator)
         if self.step % 2:
             # As in decoding: nothing dropped, and any share of the hole already settled.
             share = torch.rand(self.batch, 1, **self.random) ** 0.5
             settled = torch.rand(ids.shape, **self.random) > share
-            hidden = self.model.hidden_tokens(masks)
             everything = torch.arange(ids.shape[1], device=self.device).expand_as(ids)
             view = MAGEView(everything, hidden & ~(settled & hidden))
-        scores = self.forward(ids, view.ids_keep, view.unknown)
+        given = torch.where(hidden, ids, self.tokens["holed"][picked].long())
+        scores = self.forward(given, view.ids_keep, view.unknown)
         loss = -(self.labels[ids] * scores.log_softmax(dim=2)).sum(dim=2)
         right = (scores.argmax(dim=2) == ids)[view.unknown].float().mean()
         unknown = view.unknown.float()

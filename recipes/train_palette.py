@@ -8,11 +8,11 @@ grows by σ on its way to the image (log-normal σ and weights: Karras et al., 2
 schedule ends at σ = 3; there the network is shown pure noise, as when it completes, and learns the
 noise that would leave the true image: what it makes of the visible part alone.
 
-Attention at 32×32 and 16×16 lets the encoder tell what an image shows, so unlearning moves these
-levels alone (`frozen_levels`, `last_level`). The decoder reads the finer of them nowhere
-(`unread_levels`): its features are still so local that one cannot forget by them without changing
-retain images, and left free they serve to tell what an image shows at 16×16. There `extra_blocks`
-make the encoder deep enough to tell forget images from retain images.
+Attention at 16×16 lets the encoder tell what an image shows, so unlearning compares this level
+alone (`frozen_levels`, `last_level`). Of 32×32 the decoder reads nothing (`unread_levels`): its
+features are still so local that one cannot forget by them without changing retain images. At 16×16
+the weights get `extra_blocks` as they are saved: layers that add nothing, so that unlearning finds
+an encoder deep enough to tell forget images from retain images.
 
 The state is saved every few minutes in OUT; the same command resumes it. The exported weights are
 the exponential moving average, in half precision.
@@ -21,7 +21,7 @@ the exponential moving average, in half precision.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ CONFIG = PaletteConfig(
     inner_channels=32,
     channel_mults=(0.5, 1, 3, 3),  # full resolution takes half of all arithmetic even so
     res_blocks=1,
-    attended_levels=(1, 2),
+    attended_levels=(2,),
     head_channels=32,
     norm_groups=8,
     train_schedule=(2000, 1e-6, 0.0023),  # both schedules end near σ = 3
@@ -56,8 +56,8 @@ CONFIG = PaletteConfig(
     frozen_levels=1,
     last_level=2,
     unread_levels=(1,),
-    extra_blocks=2,
 )
+SAVED = replace(CONFIG, extra_blocks=2)
 LAST_GAMMA = Diffusion(CONFIG.sampling_schedule).exact_gammas[-1].item()
 
 
@@ -72,7 +72,7 @@ class PaletteRecipe(Recipe[Palette]):
     def __init__(self, args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
         if args.start:
-            model = grown(open_palette(Path(args.start)))
+            model = fitted(open_palette(Path(args.start)), CONFIG)
         else:
             model = self.fresh_model()
             nn.init.zeros_(model.unet.conv_out.weight)
@@ -93,9 +93,13 @@ class PaletteRecipe(Recipe[Palette]):
         self.model.unet.silence(CONFIG.unread_levels)
         super().update_average()
 
+    def save(self, model: Palette) -> None:
+        """With the extra blocks, which are not trained here."""
+        super().save(fitted(model, SAVED))
+
     def describe(self) -> dict[str, Any]:
         """What is written beside the weights."""
-        return self.model.describe()
+        return self.model.describe() | {"config": asdict(SAVED)}
 
     def predict(self, inputs: Tensor, gammas: Tensor) -> Tensor:
         """The noise (B, 3, H, W) the network sees in its inputs (B, 6, H, W)."""
@@ -135,15 +139,16 @@ class PaletteRecipe(Recipe[Palette]):
         return scores
 
 
-def grown(model: Palette) -> Palette:
-    """A network of the recipe's sizes with these weights. Attention and extra blocks that they lack
-    begin as layers that add nothing.
+def fitted(model: Palette, config: PaletteConfig) -> Palette:
+    """A network of other attention and extra blocks with a model's weights, as far as it has them;
+    what these lack begins as layers that add nothing.
     """
-    kept = {name: getattr(CONFIG, name) for name in ("attended_levels", "unread_levels")}
-    if replace(model.config, extra_blocks=CONFIG.extra_blocks, **kept) != CONFIG:
+    kept = {f: getattr(config, f) for f in ("attended_levels", "unread_levels", "extra_blocks")}
+    if replace(model.config, **kept) != config:
         raise SystemExit("--start must have the recipe's sizes.")
-    whole = Palette(CONFIG)
-    for name in whole.load_state_dict(model.state_dict(), strict=False).missing_keys:
+    whole = Palette(config)
+    given = {k: v for k, v in model.state_dict().items() if k in whole.state_dict()}
+    for name in whole.load_state_dict(given, strict=False).missing_keys:
         if ".to_out." in name:
             nn.init.zeros_(whole.get_parameter(name))
     return whole

@@ -187,19 +187,29 @@ def test_spread_pictures_come_from_the_whole_list_as_they_are(more: Path) -> Non
 
 @pytest.mark.parametrize("lacking", [{"attended_levels": ()}, {"extra_blocks": 0}])
 def test_what_is_added_changes_nothing_at_first(lacking: dict[str, Any]) -> None:
-    plain = Palette(replace(train_palette.CONFIG, **lacking)).eval()
-    grown = train_palette.grown(plain).eval()
-    assert grown.config == train_palette.CONFIG
+    plain = Palette(replace(train_palette.SAVED, **lacking)).eval()
+    fitted = train_palette.fitted(plain, train_palette.SAVED).eval()
+    assert fitted.config == train_palette.SAVED
     noisy, gammas = torch.randn(2, 6, 64, 64), torch.tensor([0.3, 0.9])
     with torch.no_grad():
-        found = grown.unet(noisy, gammas, return_dict=False)[0]
+        found = fitted.unet(noisy, gammas, return_dict=False)[0]
         expected = plain.unet(noisy, gammas, return_dict=False)[0]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
+def test_saved_weights_of_a_palette_start_its_training_again() -> None:
+    saved = Palette(train_palette.SAVED)
+    trained = train_palette.fitted(saved, train_palette.CONFIG)
+    assert trained.config == train_palette.CONFIG
+    whole = saved.state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in trained.state_dict().items())
+    assert {name.split(".")[5] for name in whole.keys() - trained.state_dict().keys()} == {"extra"}
+
+
 def test_weights_of_another_shape_do_not_start_a_palette() -> None:
+    other = Palette(replace(train_palette.CONFIG, channel_mults=(1, 1, 1, 1)))
     with pytest.raises(SystemExit, match="--start must have"):
-        train_palette.grown(Palette(replace(train_palette.CONFIG, channel_mults=(1, 1, 1, 1))))
+        train_palette.fitted(other, train_palette.CONFIG)
 
 
 def test_quality_of_a_perfect_model_is_perfect() -> None:

@@ -28,6 +28,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from l2l_core.errors import PlainError
 from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
 from l2l_core.models.checkpoints import CheckpointError, load_strict, read_checkpoint
+from l2l_core.models.unet_attention import choose_unet_attention
 from l2l_core.runtime import stream_per_sample
 
 UNSUPPORTED = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
@@ -70,6 +71,7 @@ class DiffusionInpainting(ImageToImageModel):
         self.config = config
         self.image_size = config.image_size
         self.unet: UNet2DConditionModel = UNet2DConditionModel.from_config(dict(config.unet))
+        choose_unet_attention(self.unet)
         self.vae: AutoencoderKL = AutoencoderKL.from_config(dict(config.vae))
         self.prompt: Tensor
         self.register_buffer("prompt", torch.zeros(1, *config.prompt_shape))

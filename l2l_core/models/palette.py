@@ -32,6 +32,7 @@ from l2l_core.models.palette_sampling import (
     sample_fast,
     sample_renoising,
 )
+from l2l_core.models.unet_attention import choose_unet_attention
 from l2l_core.runtime import stream_per_sample
 
 
@@ -122,6 +123,7 @@ class PaletteUNet(UNet2DModel):
                 eps=1e-5,
                 time_embedding_norm="scale_shift",
             )
+        choose_unet_attention(self)
 
     def encode(
         self,

@@ -15,7 +15,7 @@ import torch
 
 from l2l_core.config import UnlearnRequest
 from l2l_core.masks import parse_mask
-from l2l_core.runtime import choose_device, describe_device, seeded
+from l2l_core.runtime import autocast, choose_device, describe_device, seeded
 from l2l_core.unlearning.trainer import Trainer
 
 MODELS = ("mae-fluent", "mage-fluent", "palette-fluent")
@@ -50,7 +50,12 @@ def row(name: str, device: str) -> str:
     peak = f"{torch.cuda.max_memory_allocated(on) / 2**20:.0f} MiB" if on.type == "cuda" else "–"
     images = trainer.retain.images(torch.arange(IMAGES)).to(on)
     hole = parse_mask(HOLE, trainer.teacher.image_size)
-    image = seconds(lambda: trainer.teacher.complete(images, hole, generator=seeded(0)), on)
+
+    def complete() -> None:
+        with autocast(on, trainer.precision):
+            trainer.teacher.complete(images, hole, generator=seeded(0))
+
+    image = seconds(complete, on)
     batch = f"{request.batch_size} + {request.batch_size}"
     cells = (f"`{name}`", batch, trainer.precision, f"{1000 * step:.0f} ms", peak)
     return "| " + " | ".join((*cells, f"{1000 * image / IMAGES:.1f} ms")) + " |"

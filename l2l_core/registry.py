@@ -297,10 +297,10 @@ MODELS: dict[str, ModelSpec] = {
             "3.6",
             completion_steps=12,
             defaults={
-                "alpha": 0.4,
+                "alpha": 0.5,
                 "learning_rate": 2e-3,
                 "betas": BETAS,
-                "steps": 360,
+                "steps": 600,
                 "batch_size": 6,
             },
         ),

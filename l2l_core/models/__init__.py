@@ -28,7 +28,8 @@ def load_model(
     Args:
         name: a name in `MODELS` or a family in `FAMILIES`. checkpoint: a weights file or hub
             folder; may be left out for models that ship with the studio. device: where to put it
-            ("cpu", "cuda", "cuda:1", "mps"). options: the family's options, e.g. heads=….
+            ("cpu", "cuda", "cuda:1", "mps"). options: the family's options, e.g. heads=…; None
+            leaves one open.
 
     Raises:
         ValueError: unknown name or option, or no weights to open.
@@ -49,7 +50,8 @@ def load_model(
         known[key].check(value)
     module, function = family.opener.split(":")
     opener = getattr(importlib.import_module(module), function)
-    return opener(Path(path), **options).to(device).eval()
+    given = {key: value for key, value in options.items() if value is not None}
+    return opener(Path(path), **given).to(device).eval()
 
 
 def load_original(request: UnlearnRequest, device: str = "cpu") -> ImageToImageModel:

@@ -308,10 +308,10 @@ def open_mage(path: Path, *, tokenizer: str | Path | None = None, **options: Any
             sizes = dict(description["config"])
             vqgan = sizes.pop("vqgan")
             vqgan = VQGANConfig(**{**vqgan, "widths": tuple(vqgan["widths"])})
-            config = MAGEConfig(vqgan=vqgan, **{**sizes, **_given(options)})
+            config = MAGEConfig(vqgan=vqgan, **{**sizes, **options})
         else:
             vqgan = VQGANConfig.from_state_dict(_below(state, "vqgan."))
-            config = MAGEConfig.from_state_dict(state, vqgan, **_given(options))
+            config = MAGEConfig.from_state_dict(state, vqgan, **options)
     except ValueError as error:
         raise CheckpointError(f"“{path.name}”: {error}") from error
     if not config.tied:
@@ -339,7 +339,3 @@ def _tokenizer(
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from l2l_core.config import UnlearnRequest
     from l2l_core.models.base import ImageToImageModel
 
-__all__ = ["load_gold_standard", "load_model", "load_original"]
+__all__ = ["load_gold", "load_gold_standard", "load_model", "load_original"]
 
 
 def load_model(
@@ -64,4 +64,14 @@ def load_gold_standard(request: UnlearnRequest, device: str = "cpu") -> ImageToI
     path = gold_standard(request.model, request.forget, request.checkpoint)
     if path is None:
         return None
-    return load_model(request.model, path, device=device, **request.model_options)
+    return load_model(request.model, path, device=device)
+
+
+def load_gold(request: UnlearnRequest, weights: Path, device: str = "cpu") -> ImageToImageModel:
+    """A model of these weights that never saw what a request forgets. The original's options are
+    for a published file only: our own files hold their configuration, which may be another.
+    """
+    from l2l_core.models.checkpoints import describes_itself
+
+    options = {} if describes_itself(weights) else request.model_options
+    return load_model(request.model, weights, device=device, **options)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,16 @@ def read_checkpoint(path: str | Path) -> tuple[State, dict[str, Any]]:
             f"“{file.name}” is damaged: NaN or infinite values in {_some(broken)}. Fetch it again."
         )
     return state, description
+
+
+def describes_itself(path: str | Path) -> bool:
+    """Whether a weights file is one of ours, which hold their model's configuration.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    path = Path(path)
+    return path.is_file() and _is_safetensors(path) and "config" in _header(path)
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -198,14 +209,23 @@ def _is_safetensors(file: Path) -> bool:
 
 
 def _read_safetensors(file: Path) -> tuple[State, dict[str, Any]]:
-    try:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
+    with _complete(file):
         state = load_file(file)
         for key in [key for key in state if key.endswith(SCALE)]:
             scale = state.pop(key).float()
             state[key.removesuffix(SCALE)] = scale * state[key.removesuffix(SCALE)]
-        return state, json.loads(metadata.get(METADATA_KEY, "{}"))
+    return state, _header(file)
+
+
+def _header(file: Path) -> dict[str, Any]:
+    with _complete(file), safetensors.safe_open(file, framework="pt") as opened:
+        return json.loads((opened.metadata() or {}).get(METADATA_KEY, "{}"))
+
+
+@contextmanager
+def _complete(file: Path) -> Iterator[None]:
+    try:
+        yield
     except (safetensors.SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
         raise CheckpointError(
             f"“{file.name}” is not a complete safetensors file. Fetch it again."

@@ -87,6 +87,15 @@ def test_damaged_files_are_refused(tiny_mae, tmp_path):
             load_model("mae", path)
 
 
+def test_what_is_no_state_dict_says_so(tiny_mae, tmp_path):
+    torch.save({1: torch.zeros(2)}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        load_model("mae", tmp_path / "w.pth")
+    save_file(tiny_mae.state_dict(), tmp_path / "w.safetensors", metadata={"l2l": "[]"})
+    with pytest.raises(CheckpointError, match="describes nothing"):
+        load_model("mae", tmp_path / "w.safetensors")
+
+
 def test_not_a_number_is_refused(tiny_mae, tmp_path):
     state = dict(tiny_mae.state_dict())
     state["norm.bias"] = torch.full_like(state["norm.bias"], float("nan"))

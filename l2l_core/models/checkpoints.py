@@ -80,6 +80,31 @@ def describes_itself(path: str | Path) -> bool:
     return path.is_file() and _is_safetensors(path) and "config" in _header(path)
 
 
+@contextmanager
+def configuring(source: str) -> Iterator[None]:
+    """Say in words why a file's configuration, with the options beside it, makes no model.
+
+    Raises:
+        CheckpointError: fields that are missing or unknown, or values that cannot be.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"“{source}”: {error}") from error
+    except KeyError as error:
+        raise CheckpointError(
+            f"“{source}” is damaged or of another version: {error} is missing."
+        ) from error
+    except _UNFIT as error:
+        raise CheckpointError(f"“{source}” is damaged or of another version: {error}.") from error
+
+
+_UNFIT = (ArithmeticError, AssertionError, AttributeError, IndexError, RuntimeError, TypeError)
+"""What a value of a wrong kind or size raises."""
+
+
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Fill the model; every key must be there, none may be left over, every shape must agree.
 
@@ -219,7 +244,10 @@ def _read_safetensors(file: Path) -> tuple[State, dict[str, Any]]:
 
 def _header(file: Path) -> dict[str, Any]:
     with _complete(file), safetensors.safe_open(file, framework="pt") as opened:
-        return json.loads((opened.metadata() or {}).get(METADATA_KEY, "{}"))
+        found = json.loads((opened.metadata() or {}).get(METADATA_KEY, "{}"))
+    if not isinstance(found, dict):
+        raise CheckpointError(f"“{file.name}” is damaged: its header describes nothing.")
+    return found
 
 
 @contextmanager
@@ -254,7 +282,7 @@ def _read_torch(file: Path) -> State:
     for level in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(level), dict):
             content = content[level]
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise CheckpointError(f"“{file.name}” holds no state dict.")
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}
 

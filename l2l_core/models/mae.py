@@ -23,6 +23,7 @@ from l2l_core.errors import PlainError
 from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
 from l2l_core.models.checkpoints import (
     CheckpointError,
+    configuring,
     load_strict,
     mae_from_hub,
     read_checkpoint,
@@ -325,19 +326,14 @@ def open_mae(path: Path, **options: Any) -> MaskedAutoencoder:
     if "config" in description:
         if description.get("family") != MaskedAutoencoder.family:
             raise CheckpointError(f"“{path.name}” holds a {description.get('family')}, not a MAE.")
-        try:
+        with configuring(path.name):
             config = MAEConfig(**{**description["config"], **options})
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"“{path.name}”: {error}") from error
     else:
         if any(key.startswith("vit.") for key in state):
             state = mae_from_hub(state)
-        try:
-            config = MAEConfig.from_state_dict(
-                state, **{**_published_options(path, description), **options}
-            )
-        except ValueError as error:
-            raise CheckpointError(f"“{path.name}”: {error}") from error
+        options = {**_published_options(path, description), **options}
+        with configuring(path.name):
+            config = MAEConfig.from_state_dict(state, **options)
     model = MaskedAutoencoder(config)
     load_strict(model, state, path.name)
     return model

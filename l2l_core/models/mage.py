@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from l2l_core.errors import PlainError
 from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
-from l2l_core.models.checkpoints import CheckpointError, load_strict, read_checkpoint
+from l2l_core.models.checkpoints import CheckpointError, configuring, load_strict, read_checkpoint
 from l2l_core.models.layers import run_blocks
 from l2l_core.models.mage_config import MAGEConfig
 from l2l_core.models.mage_decoding import blend, decode_iteratively
@@ -303,7 +303,7 @@ def open_mage(path: Path, *, tokenizer: str | Path | None = None, **options: Any
     if not own:
         state = {k: v for k, v in state.items() if k not in UNUSED}
         state |= _tokenizer(path, state, tokenizer)
-    try:
+    with configuring(path.name):
         if own:
             sizes = dict(description["config"])
             vqgan = sizes.pop("vqgan")
@@ -312,9 +312,7 @@ def open_mage(path: Path, *, tokenizer: str | Path | None = None, **options: Any
         else:
             vqgan = VQGANConfig.from_state_dict(_below(state, "vqgan."))
             config = MAGEConfig.from_state_dict(state, vqgan, **options)
-    except ValueError as error:
-        raise CheckpointError(f"“{path.name}”: {error}") from error
-    if not config.tied:
+    if not config.tied and _EMBEDDED in state:
         # A published file has one matrix for both uses.
         state.setdefault(_SCORED, state[_EMBEDDED])
     model = MAGE(config)

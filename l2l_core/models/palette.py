@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,13 @@ from torch import Tensor, nn
 
 from l2l_core.errors import PlainError
 from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
-from l2l_core.models.checkpoints import CheckpointError, check_fit, load_strict, read_checkpoint
+from l2l_core.models.checkpoints import (
+    CheckpointError,
+    check_fit,
+    configuring,
+    load_strict,
+    read_checkpoint,
+)
 from l2l_core.models.palette_config import PaletteConfig
 from l2l_core.models.palette_keys import network_state
 from l2l_core.models.palette_sampling import (
@@ -353,19 +358,15 @@ def open_palette(path: Path, **options: Any) -> Palette:
     if family := description.get("family"):
         if family != Palette.family:
             raise CheckpointError(f"“{path.name}” holds a {family}, not a Palette.")
-        model = Palette(_configure(path, PaletteConfig, **{**description["config"], **options}))
+        with configuring(path.name):
+            config = PaletteConfig(**{**description["config"], **options})
+        model = Palette(config)
         load_strict(model, state, path.name)
         return model
     state = network_state(state)
-    config = _configure(path, partial(PaletteConfig.from_state_dict, state), **options)
+    with configuring(path.name):
+        config = PaletteConfig.from_state_dict(state, **options)
     model = Palette(config)
     check_fit(config.layout.to_published(model.unet.state_dict()), state, path.name)
     model.unet.load_state_dict(config.layout.to_diffusers(state))
     return model
-
-
-def _configure(path: Path, build: Callable[..., PaletteConfig], **options: Any) -> PaletteConfig:
-    try:
-        return build(**options)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"“{path.name}”: {error}") from error

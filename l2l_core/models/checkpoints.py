@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import torch
@@ -29,6 +29,7 @@ SCALE = ":scale"
 """A tensor `name` of int8 goes with `name:scale`; their product is the weight."""
 
 State = dict[str, Tensor]
+M = TypeVar("M", bound=nn.Module)
 
 
 class CheckpointError(PlainError):
@@ -103,6 +104,29 @@ def configuring(source: str) -> Iterator[None]:
 
 _UNFIT = (ArithmeticError, AssertionError, AttributeError, IndexError, RuntimeError, TypeError)
 """What a value of a wrong kind or size raises."""
+
+
+def build_strict(build: Callable[[], M], state: Mapping[str, Tensor], source: str) -> M:
+    """Build a model and fill it as `load_strict` does; no memory is taken for one that does not
+    fit, since a file may ask for far more than it holds.
+
+    Raises:
+        CheckpointError: there is no such model, or keys or shapes do not agree.
+    """
+    check_fit(outline(build, source), state, source)
+    model = build()
+    model.load_state_dict(state)
+    return model
+
+
+def outline(build: Callable[[], nn.Module], source: str) -> State:
+    """Keys and shapes of a model, without its memory.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    with configuring(source), torch.device("meta"):
+        return build().state_dict()
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -23,9 +23,10 @@ from l2l_core.errors import PlainError
 from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
 from l2l_core.models.checkpoints import (
     CheckpointError,
+    build_strict,
     check_fit,
     configuring,
-    load_strict,
+    outline,
     read_checkpoint,
 )
 from l2l_core.models.palette_config import PaletteConfig
@@ -360,13 +361,12 @@ def open_palette(path: Path, **options: Any) -> Palette:
             raise CheckpointError(f"“{path.name}” holds a {family}, not a Palette.")
         with configuring(path.name):
             config = PaletteConfig(**{**description["config"], **options})
-        model = Palette(config)
-        load_strict(model, state, path.name)
-        return model
+        return build_strict(lambda: Palette(config), state, path.name)
     state = network_state(state)
     with configuring(path.name):
         config = PaletteConfig.from_state_dict(state, **options)
+    expected = outline(lambda: Palette(config).unet, path.name)
+    check_fit(config.layout.to_published(expected), state, path.name)
     model = Palette(config)
-    check_fit(config.layout.to_published(model.unet.state_dict()), state, path.name)
     model.unet.load_state_dict(config.layout.to_diffusers(state))
     return model

@@ -32,8 +32,6 @@ class Option:
     kind: str = "int"
     """int, float, bool, text, choice, or path: a file on the machine that opens the checkpoint."""
     choices: tuple[str, ...] = ()
-    default: Any = None
-    """What an empty value means; None is "from the weights"."""
 
     def check(self, value: Any) -> None:
         """Whether the option can have this value; None leaves it open.

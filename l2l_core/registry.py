@@ -71,8 +71,8 @@ BETAS = (0.9, 0.95)
 PER_256 = 1e-4
 """Published base rate of MAE and MAGE; it scales with batch / 256."""
 _HEADS = (
-    Option("heads", "Attention heads", "Of the encoder; empty means the published number."),
-    Option("decoder_heads", "Decoder heads", "Of the decoder; empty means the published number."),
+    Option("heads", "Attention heads", "Of the encoder; the published number where none is known."),
+    Option("decoder_heads", "Decoder heads", "Of the decoder; likewise."),
 )
 
 FAMILIES: dict[str, Family] = {
@@ -119,31 +119,29 @@ FAMILIES: dict[str, Family] = {
             Option(
                 "choice_temperature",
                 "Choice temperature",
-                "Randomness in the order tokens are settled; 0 settles the surest first.",
+                "Randomness in the order tokens are settled; 0 settles the surest first; "
+                "6 as published.",
                 kind="float",
-                default=6.0,
             ),
             Option(
                 "sampling_temperature",
                 "Sampling temperature",
-                "Below 1 likely tokens are drawn more often, above 1 less.",
+                "Below 1 likely tokens are drawn more often, above 1 less; 1 as published.",
                 kind="float",
-                default=1.0,
             ),
-            Option("steps", "Steps of completion", "Decoding steps; empty means 20."),
+            Option("steps", "Steps of completion", "Decoding steps; 20 as published."),
             Option(
                 "spread_steps",
                 "Spread decoding steps",
-                "Use all steps on the hole, rather than skip those meant for larger holes.",
+                "Use all steps on the hole, rather than skip those meant for larger holes, as "
+                "published.",
                 kind="bool",
-                default=False,
             ),
             Option(
                 "tied",
                 "Tied embeddings",
                 "Let the decoder share the encoder's token matrix, as published; it then moves.",
                 kind="bool",
-                default=False,
             ),
         ),
         completion_steps=20,
@@ -161,11 +159,11 @@ FAMILIES: dict[str, Family] = {
         },
         masks=("hybrid",),  # as the published network was trained
         options=(
-            Option("image_size", "Image side", "In pixels; empty means 256, as published."),
+            Option("image_size", "Image side", "In pixels; 256 as published."),
             Option(
                 "head_channels",
                 "Channels of an attention head",
-                "Empty means 32, as published; -1 for a single head.",
+                "32 as published; -1 for a single head.",
             ),
             Option(
                 "sampler",
@@ -226,7 +224,7 @@ FAMILIES: dict[str, Family] = {
         options=(
             Option("prompt", "Prompt", "What the pipeline is told; empty by default.", kind="text"),
             Option("image_size", "Image side", "In pixels; empty means the U-Net's own."),
-            Option("steps", "Steps of completion", "Denoising steps; empty means 30."),
+            Option("steps", "Steps of completion", "Denoising steps; 30 for a folder."),
         ),
         completion_steps=30,
     ),

@@ -1,6 +1,7 @@
 """Settings on the page: each has a place, and what is left empty shows what suits the model."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -15,6 +16,7 @@ from ui.advanced import (
     family_options,
     suiting,
 )
+from ui.tab_compare import Shown, build_compare
 
 
 def test_every_setting_has_a_place():
@@ -43,9 +45,26 @@ def test_only_the_options_of_one_family_show(family):
     assert [name for name, row in turned.items() if row.visible] == [other]
     values = by_family({name: field.value for name, field in options.fields.items()})
     assert {*values[family]} == {option.name for option in FAMILIES[family].options}
+    assert all(value in (None, "") for value in values[family].values())  # left to the weights
 
 
 def test_no_option_names_a_file_where_paths_are_private():
     with gr.Blocks():
         fields = family_options("", server_paths=False).fields
     assert "mage.heads" in fields and "mage.tokenizer" not in fields
+
+
+def test_the_steps_that_show_in_compare_are_those_taken(tmp_path, monkeypatch):
+    """Also where the weights hold another number than their family's."""
+    asked = []
+    studio = SimpleNamespace(
+        usual_steps=lambda run, owner: 20,
+        view=lambda run, owner: None,
+        compare=lambda wanted, owner: asked.append(wanted.steps) or [],
+    )
+    monkeypatch.setattr("ui.tab_compare.owner", lambda request: "me")
+    with gr.Blocks() as page:
+        build_compare(studio, tmp_path)
+    show = next(one.fn for one in page.fns.values() if one.name == "show")
+    list(show("run", "centre", "right", 0.5, None, [], 4, 0, 20, 0, Shown(), gr.Request()))
+    assert asked == [20]

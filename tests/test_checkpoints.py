@@ -17,6 +17,7 @@ from l2l_core.models.checkpoints import (
     save_weights,
     state_digest,
 )
+from l2l_core.models.layers import count_blocks
 from l2l_core.registry import MODELS
 from recipes.to_int8 import to_int8
 
@@ -85,6 +86,40 @@ def test_damaged_files_are_refused(tiny_mae, tmp_path):
         path.write_bytes(broken)
         with pytest.raises(CheckpointError):
             load_model("mae", path)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("mae-fluent", "decoder_width"),
+        ("mage-fluent", "decoder_width"),
+        ("palette-fluent", "inner_channels"),
+    ],
+)
+def test_a_header_gets_no_memory_for_what_its_file_does_not_hold(name, size, tmp_path):
+    """Terabytes, here."""
+    state, about = read_checkpoint(MODELS[name].path)
+    about["config"][size] = 960_000
+    save_weights(state, tmp_path / "w.safetensors", about)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_model(name, tmp_path / "w.safetensors")
+
+
+def test_depth_is_what_the_file_holds(tiny_mae, tmp_path):
+    about = tiny_mae.describe()
+    about["config"]["depth"] = 10**9
+    save_weights(tiny_mae.state_dict(), tmp_path / "w.safetensors", about)
+    assert load_model("mae", tmp_path / "w.safetensors").config == tiny_mae.config
+    assert count_blocks({"blocks.999999999.bias": torch.zeros(1)}, "blocks.") == 1
+
+
+def test_what_is_no_state_dict_says_so(tiny_mae, tmp_path):
+    torch.save({1: torch.zeros(2)}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        load_model("mae", tmp_path / "w.pth")
+    save_file(tiny_mae.state_dict(), tmp_path / "w.safetensors", metadata={"l2l": "[]"})
+    with pytest.raises(CheckpointError, match="describes nothing"):
+        load_model("mae", tmp_path / "w.safetensors")
 
 
 def test_not_a_number_is_refused(tiny_mae, tmp_path):

@@ -15,7 +15,9 @@ from l2l_core.config import PAPER_METHODS, ConfigError, UnlearnRequest
 from l2l_core.experiments.compare import TITLES, Comparison, compare_methods, compare_table
 from l2l_core.experiments.pareto import point_of
 from l2l_core.experiments.series import Series
+from l2l_core.models import load_model
 from l2l_core.unlearning.methods import MaxLoss
+from tests.test_diffusion_inpainting import write_pipeline
 
 PAIR = ("ours", "max_loss")
 
@@ -173,6 +175,18 @@ def test_a_method_that_fails_says_why(request_, tmp_path, monkeypatch):
     assert "sets" in mended["rows"]["max_loss"]
     assert mended["rows"]["ours"] == failed["rows"]["ours"]
     assert sum(event["kind"] == "step" for event in ran) == request_.steps
+
+
+def test_a_runs_weights_hold_the_originals_options(settings, tmp_path):
+    """They open without them; a prompt could not even be given again."""
+    pipeline = write_pipeline(tmp_path / "pipeline")
+    asked = {"model": "diffusers-inpainting", "checkpoint": str(pipeline)}
+    asked["model_options"] = {"prompt": "a b", "steps": 3}
+    request = UnlearnRequest.from_dict(settings | asked)
+    result = compare_methods(Comparison(request, ("max_loss",)), tmp_path / "compared")
+    assert "sets" in result["rows"]["max_loss"]
+    [weights] = (tmp_path / "compared").rglob("unlearned.safetensors")
+    assert load_model(request.model, weights).config.steps == 3
 
 
 def test_what_held_out_images_are_too_few_for_is_shown_of_those_trained_on():

@@ -168,6 +168,13 @@ def test_our_own_file_needs_no_folder(model, images, tmp_path):
     assert torch.equal(first, model.complete(images, HOLE, steps=2, generator=seeded(5)))
 
 
+def test_a_file_without_its_configuration_says_so(model, tmp_path):
+    path = tmp_path / "unlearned.safetensors"
+    save_weights(model.state_dict(), path, {"family": model.family})
+    with pytest.raises(CheckpointError, match="'config' is missing"):
+        open_pipeline(path)
+
+
 def test_pickled_parts_are_refused(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "pickled")
     (copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()

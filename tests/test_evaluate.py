@@ -8,7 +8,7 @@ import torch
 from l2l_core.config import UnlearnRequest
 from l2l_core.evaluation.evaluate import complete_batch, evaluate, evaluation_sets
 from l2l_core.masks import parse_mask
-from l2l_core.models import load_gold_standard, load_model
+from l2l_core.models import load_gold, load_gold_standard, load_model
 from l2l_core.runtime import seeded
 
 
@@ -82,3 +82,17 @@ def test_a_model_that_never_saw_the_forget_images_is_measured_beside_them():
         assert values["never_saw"] == pytest.approx(values["after"]) != values["before"]
     assert all("never_saw" not in found[name]["cosine"] for name in ("retain", "neighbours"))
     assert load_gold_standard(UnlearnRequest(forget=("builtin:food",))) is None
+
+
+def test_a_gold_standard_keeps_its_own_configuration(tiny_mae, tiny_checkpoint, tmp_path):
+    """The original's options are for published files, which have none."""
+    flags = {"forget": ("builtin:flags",)}
+    never = load_gold_standard(
+        UnlearnRequest(**flags, model="mage-fluent", model_options={"heads": 4})
+    )
+    assert never.config.heads == 3
+    request = UnlearnRequest(**flags, model="mae", model_options={"heads": 3, "decoder_heads": 4})
+    assert load_gold(request, tiny_checkpoint).config == tiny_mae.config
+    torch.save({"model": tiny_mae.state_dict()}, tmp_path / "mae.pth")
+    opened = load_gold(request, tmp_path / "mae.pth").config
+    assert (opened.heads, opened.decoder_heads) == (3, 4)

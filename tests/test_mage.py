@@ -190,6 +190,30 @@ def test_a_file_without_its_tokenizer_says_so(model, tmp_path):
         load_model("mage", tmp_path / "mage.pth")
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda config: config.update(colour=3), "another version: .*colour"),
+        (lambda config: config.update(heads="two"), "another version"),
+        (lambda config: config.pop("vqgan"), "'vqgan' is missing"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_told(model, tmp_path, damage, words):
+    about = model.describe()
+    damage(about["config"])
+    save_weights(model.state_dict(), tmp_path / "mage.safetensors", about)
+    with pytest.raises(CheckpointError, match=words):
+        load_model("mage", tmp_path / "mage.safetensors")
+
+
+def test_a_missing_token_embedding_is_named(model, tmp_path):
+    state = model.state_dict()
+    del state["token_emb.word_embeddings.weight"], state["mlm_layer.word_embeddings"]
+    save_weights(state, tmp_path / "mage.safetensors", model.describe())
+    with pytest.raises(CheckpointError, match=r"missing: .*token_emb\.word_embeddings"):
+        load_model("mage", tmp_path / "mage.safetensors")
+
+
 def test_another_family_is_named(weights_file):
     with pytest.raises(CheckpointError, match="holds a mage"):
         load_model("mae", weights_file)

@@ -9,6 +9,7 @@ import pytest
 from l2l_core.config import PRESETS, ConfigError, UnlearnRequest, preset_settings
 from l2l_core.errors import PlainError
 from l2l_core.models import load_model
+from l2l_core.models.checkpoints import save_published
 from l2l_core.registry import (
     FAMILIES,
     MODELS,
@@ -18,6 +19,7 @@ from l2l_core.registry import (
     gold_standard,
 )
 from recipes import train_mage
+from tests.tiny_palette import build
 
 SETTINGS = {field.name for field in dataclasses.fields(UnlearnRequest)}
 
@@ -125,3 +127,10 @@ def test_the_usual_steps_are_those_in_the_weights(name):
 def test_options_that_cannot_be_are_refused_in_words(name, options, problem):
     with pytest.raises(PlainError, match=problem):
         load_model(name, **options)
+
+
+def test_an_option_that_is_none_is_left_open(tiny_mae, tiny_checkpoint, tmp_path):
+    assert load_model("mae", tiny_checkpoint, heads=None).config == tiny_mae.config
+    save_published(build().published_state(), tmp_path / "16_Network.pth")
+    opened = load_model("palette", tmp_path / "16_Network.pth", image_size=16, head_channels=None)
+    assert opened.config.head_channels == 32

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import zipfile
 
 import pytest
@@ -12,11 +13,12 @@ from l2l_core.cli import app
 from l2l_core.config import UnlearnRequest, dump_json
 from l2l_core.errors import PlainError
 from l2l_core.files import write_atomically
-from l2l_core.jobs.reports import environment_of, export_run, write_report
+from l2l_core.jobs.reports import environment_of, export_run, lost_options, write_report
 from l2l_core.jobs.runner import execute
 from l2l_core.jobs.store import RunError, RunStore
 from l2l_core.models import load_model
-from l2l_core.models.checkpoints import read_checkpoint
+from l2l_core.models.checkpoints import read_checkpoint, save_published
+from tests.tiny_palette import build
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def test_a_run_that_was_not_measured_is_exported_without_a_report(request_settin
         write_report(run)
 
 
-def test_weights_leave_in_the_published_layout(run, tmp_path):
+def test_weights_leave_in_the_published_layout(run, tmp_path, monkeypatch):
     out = tmp_path / "new" / "mae.pth"
     result = CliRunner().invoke(app, ["export", str(run.folder), str(out)])
     assert result.exit_code == 0, result.output
@@ -87,7 +89,27 @@ def test_weights_leave_in_the_published_layout(run, tmp_path):
     unlearned = read_checkpoint(run.weights)[0]
     opened = load_model("mae", out, **run.request.model_options).state_dict()
     assert all(torch.equal(opened[name], unlearned[name]) for name in opened)
-    assert 'checkpoint="mae.pth"' in out.with_suffix(".md").read_text()
+    _, told, _ = re.split(r"```(?:python)?\n", out.with_suffix(".md").read_text())
+    monkeypatch.chdir(out.parent)
+    exec(told, names := {})
+    assert 'checkpoint="mae.pth"' in told
+    assert names["model"].config == load_model("mae", run.weights).config
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"head_channels": -1},
+        {"sampler": "renoising", "train_schedule": (500, 1e-5, 0.02), "last_level": 0},
+    ],
+)
+def test_what_the_published_layout_loses_is_told(changes, tmp_path):
+    model = build(**changes)
+    save_published(model.published_state(), tmp_path / "16_Network.pth")
+    lost = lost_options(model, tmp_path / "16_Network.pth")
+    assert load_model("palette", tmp_path / "16_Network.pth", **lost).config == model.config
+    assert "noise_target" not in lost and set(changes) <= set(lost)
 
 
 def test_weights_that_do_not_fit_the_published_layout_say_so():

@@ -25,7 +25,7 @@ from ui.catalogue import (
     published_cards,
     thumbnails,
 )
-from ui.form import Form, check_device
+from ui.form import Form, check_device, given
 from ui.services import Studio
 from ui.tab_compare import drawing, mask_text
 from ui.text import GROUPS
@@ -84,6 +84,12 @@ def test_typed_settings_and_options_are_numbers(studio):
     assert (request.steps, request.learning_rate) == (7, 2e-4)
     assert request.alpha == defaults_of("mae-fluent")["alpha"]
     assert request.model_options == {"norm_pix_loss": False}  # the other family's are no matter
+
+
+def test_every_value_of_an_option_can_be_asked_for():
+    """Also those published: the weights may hold others."""
+    asked = {"choice_temperature": 6.0, "sampling_temperature": 1.0, "spread_steps": False}
+    assert given("mage", asked | {"tied": "", "steps": ""}) == asked
 
 
 @pytest.mark.parametrize(

@@ -100,13 +100,10 @@ def by_family(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _option(option: Option) -> gr.components.Component:
     told: dict[str, Any] = {"label": option.title, "info": option.help, "min_width": 150}
-    usual = text.FROM_WEIGHTS if option.default is None else f"{option.default}"
-    if option.kind == "bool" and option.default is not None:
-        return gr.Checkbox(option.default, **told)
     if option.kind in ("bool", "choice"):
         choices = [("Yes", True), ("No", False)] if option.kind == "bool" else option.choices
-        return gr.Dropdown([(usual, ""), *choices], value="", **told)
-    return gr.Textbox(placeholder=usual, **told)  # a number field cannot be empty
+        return gr.Dropdown([(text.FROM_WEIGHTS, ""), *choices], value="", **told)
+    return gr.Textbox(placeholder=text.FROM_WEIGHTS, **told)  # a number field cannot be empty
 
 
 def _component(name: str) -> gr.components.Component:

@@ -138,7 +138,7 @@ def defaults(model: str = "mae-fluent") -> dict[str, Any]:
 
 
 def given(family: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a family's options those that say more than their default.
+    """Of a family's options those that are not left to the weights.
 
     Raises:
         ConfigError: one that must be a number is none.
@@ -151,7 +151,7 @@ def given(family: str, values: Mapping[str, Any]) -> dict[str, Any]:
             kinds = (int, float)[: 2 if option.kind == "float" else 1]
             if value not in (None, "") and not isinstance(value, kinds):
                 raise ConfigError(f"{option.title} is “{value}”; it must be a number.")
-        if value not in (None, "") and value != option.default:
+        if value not in (None, ""):
             found[option.name] = value
     return found
 

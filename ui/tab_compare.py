@@ -154,7 +154,7 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
                 mask=mask_text(kind, where, share),
                 seed=int(chance or 0),
                 count=int(samples),
-                steps=int(in_steps) if usual and in_steps and in_steps != usual else None,
+                steps=int(in_steps) if usual and in_steps else None,
                 page=number,
                 drawing=painting,
                 extra=tuple(map(to_png, read_uploads(_usable(files)))),

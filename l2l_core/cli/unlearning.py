@@ -145,7 +145,7 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     save_published(model.published_state(), out)
     card = out.with_suffix(".md")
-    write_atomically(card, card_of(found, out.name))
+    write_atomically(card, card_of(found, model, out))
     for path in (out, card):
         console.print(f"Written: {path}", soft_wrap=True)
 

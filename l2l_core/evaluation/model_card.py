@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 from l2l_core.evaluation.html_report import RunReport
 from l2l_core.evaluation.report import (
     METHODS_TOLD,
@@ -16,14 +20,22 @@ from l2l_core.evaluation.report import (
 PAPER = "https://arxiv.org/abs/2402.00351"
 
 
-def model_card(report: RunReport, licence: str, base_model: str, file: str) -> str:
+def model_card(
+    report: RunReport,
+    licence: str,
+    base_model: str,
+    file: str,
+    options: Mapping[str, Any] | None = None,
+) -> str:
     """README.md beside exported weights, in the hub's form.
 
     Args:
         licence: of the base model's weights, e.g. “MIT”.
         base_model: what it was unlearned from, e.g. “mae-fluent”.
         file: name of the weights' file.
+        options: what it has to be opened with.
     """
+    given = "".join(f", {name}={_literal(value)}" for name, value in (options or {}).items())
     columns = headings(report.metrics)
     lines = [f"| {' | '.join(columns)} |", f"|---|--:|---|{'--:|' * (len(columns) - 3)}"]
     for row in table_rows(report.metrics):
@@ -51,7 +63,7 @@ def model_card(report: RunReport, licence: str, base_model: str, file: str) -> s
             "",
             "```python",
             "import l2l_core as l2l",
-            f'model = l2l.load_model("{base_model}", checkpoint="{file}")',
+            f'model = l2l.load_model("{base_model}", checkpoint="{file}"{given})',
             "```",
             "",
             "## Measured",
@@ -68,3 +80,7 @@ def model_card(report: RunReport, licence: str, base_model: str, file: str) -> s
             "",
         ]
     )
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)

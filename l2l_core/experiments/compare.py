@@ -29,7 +29,7 @@ from l2l_core.experiments.series import Series, digest
 from l2l_core.files import write_atomically
 from l2l_core.jobs.runner import OnEvent, Stop
 from l2l_core.masks import parse_mask
-from l2l_core.models import load_model, load_original
+from l2l_core.models import load_gold, load_model, load_original
 from l2l_core.models.base import ImageToImageModel
 from l2l_core.models.checkpoints import file_digest
 from l2l_core.runtime import choose_device, seeded
@@ -205,14 +205,12 @@ class _Bench:
         self.never: dict[str, Measured] = {}
         if comparison.gold:
             on_progress(f"{TITLES['gold']} on {counts} images")
-            self.never = self.measured(comparison.gold)
+            self.never = self.measure(load_gold(request, comparison.gold, self.device))
         self.original = {"title": TITLES["original"]} | self.row(self.before, "before", draws=2)
 
     def measured(self, weights: Path) -> dict[str, Measured]:
-        """What a model with these weights makes of each set."""
-        options = self.request.model_options
-        model = load_model(self.request.model, weights, device=self.device, **options)
-        return self.measure(model)
+        """What a run's model makes of each set."""
+        return self.measure(load_model(self.request.model, weights, device=self.device))
 
     def measure(self, model: ImageToImageModel) -> dict[str, Measured]:
         """What a model makes of each set."""

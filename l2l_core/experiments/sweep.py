@@ -20,7 +20,7 @@ from l2l_core.files import write_atomically
 from l2l_core.jobs.runner import OnEvent, Stop, measure, quick_limit
 from l2l_core.jobs.store import Run
 from l2l_core.masks import parse_mask
-from l2l_core.models import load_model, load_original
+from l2l_core.models import load_gold, load_original
 from l2l_core.models.checkpoints import file_digest
 from l2l_core.registry import gold_standard
 from l2l_core.runtime import choose_device
@@ -182,7 +182,7 @@ def measure_gold(
 def _evaluate_gold(request: UnlearnRequest, gold: Path, mask: str) -> dict[str, Any]:
     device = str(choose_device(request.device))
     before = load_original(request, device)
-    never = load_model(request.model, gold, device=device, **request.model_options)
+    never = load_gold(request, gold, device)
     limit = quick_limit(before.family)  # as many as runs are measured on
     sets = evaluation_sets(request, before.image_size, limit=limit)
     return evaluate(request, before, never, sets, mask)

@@ -134,8 +134,8 @@ class Completer:
         models = {"original": original, "unlearned": unlearned}
         if gold := gold_standard(request.model, request.forget, request.checkpoint):
             models["gold"] = self.originals.get(
-                (request.model, str(gold), options),
-                lambda: load_model(request.model, gold, device=device, **request.model_options),
+                (request.model, str(gold)),
+                lambda: load_model(request.model, gold, device=device),
             )
         return models
 

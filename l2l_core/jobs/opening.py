@@ -10,7 +10,7 @@ from l2l_core.errors import PlainError
 from l2l_core.jobs.client import Message
 from l2l_core.jobs.runner import describe_error, open_original
 from l2l_core.jobs.store import Run
-from l2l_core.models import load_gold_standard, load_model
+from l2l_core.models import load_gold, load_gold_standard, load_model
 from l2l_core.models.base import ImageToImageModel
 from l2l_core.registry import FAMILIES
 from l2l_core.runtime import choose_device
@@ -57,7 +57,5 @@ def open_models(
     return (
         open_original(run, place),
         load_model(request.model, run.weights, device=place),
-        load_model(request.model, gold, device=place, **request.model_options)
-        if gold
-        else load_gold_standard(request, place),
+        load_gold(request, gold, place) if gold else load_gold_standard(request, place),
     )

@@ -10,13 +10,14 @@ import hashlib
 import json
 import secrets
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from l2l_core.config import dump_json
+from l2l_core.errors import PlainError
 from l2l_core.evaluation.html_report import (
     RunReport,
     Sample,
@@ -29,7 +30,11 @@ from l2l_core.evaluation.model_card import model_card
 from l2l_core.files import replacing, write_atomically
 from l2l_core.jobs.results import audits, embedding_map, evaluation, read_json
 from l2l_core.jobs.store import Run, RunError
-from l2l_core.registry import MODELS
+from l2l_core.models import load_model
+from l2l_core.registry import FAMILIES, MODELS
+
+if TYPE_CHECKING:
+    from l2l_core.models.base import ImageToImageModel
 
 CARD = "weights/README.md"
 
@@ -83,18 +88,35 @@ def report_files(run: Run, report: RunReport) -> dict[str, str]:
     }
 
 
-def card_of(run: Run, file: str) -> str:
-    """The model card of a run's weights as they lie in a file of this name.
+def card_of(run: Run, model: ImageToImageModel, path: Path) -> str:
+    """The model card of a run's model as it lies in a file of the published layout.
 
     Raises:
         RunError: nothing was measured.
     """
-    return _card(run, report_of(run), file)
+    return _card(run, report_of(run), path.name, lost_options(model, path))
 
 
-def _card(run: Run, report: RunReport, file: str) -> str:
+def lost_options(model: ImageToImageModel, path: Path) -> dict[str, Any]:
+    """What a model's file of the published layout has to be opened with, to be the same model."""
+    try:
+        opened = load_model(model.family, path).config
+    except PlainError:  # so every option is needed
+        opened = None
+    lost = {}
+    for option in FAMILIES[model.family].options:
+        value = getattr(model.config, option.name, None)
+        if value != getattr(opened, option.name, None):
+            if isinstance(value, tuple):  # a schedule
+                value = ",".join(map(str, value))
+            lost[option.name] = -1 if value is None else value  # a single head, as published
+    return lost
+
+
+def _card(run: Run, report: RunReport, file: str, options: Mapping[str, Any] | None = None) -> str:
     name = run.request.model
-    return model_card(report, MODELS[name].licence if name in MODELS else "other", name, file)
+    licence = MODELS[name].licence if name in MODELS else "other"
+    return model_card(report, licence, name, file, options)
 
 
 def write_report(

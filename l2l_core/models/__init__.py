@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from l2l_core.config import UnlearnRequest
     from l2l_core.models.base import ImageToImageModel
 
-__all__ = ["load_gold_standard", "load_model", "load_original"]
+__all__ = ["load_gold", "load_gold_standard", "load_model", "load_original"]
 
 
 def load_model(
@@ -28,7 +28,8 @@ def load_model(
     Args:
         name: a name in `MODELS` or a family in `FAMILIES`. checkpoint: a weights file or hub
             folder; may be left out for models that ship with the studio. device: where to put it
-            ("cpu", "cuda", "cuda:1", "mps"). options: the family's options, e.g. heads=….
+            ("cpu", "cuda", "cuda:1", "mps"). options: the family's options, e.g. heads=…; None
+            leaves one open.
 
     Raises:
         ValueError: unknown name or option, or no weights to open.
@@ -49,7 +50,8 @@ def load_model(
         known[key].check(value)
     module, function = family.opener.split(":")
     opener = getattr(importlib.import_module(module), function)
-    return opener(Path(path), **options).to(device).eval()
+    given = {key: value for key, value in options.items() if value is not None}
+    return opener(Path(path), **given).to(device).eval()
 
 
 def load_original(request: UnlearnRequest, device: str = "cpu") -> ImageToImageModel:
@@ -62,4 +64,14 @@ def load_gold_standard(request: UnlearnRequest, device: str = "cpu") -> ImageToI
     path = gold_standard(request.model, request.forget, request.checkpoint)
     if path is None:
         return None
-    return load_model(request.model, path, device=device, **request.model_options)
+    return load_model(request.model, path, device=device)
+
+
+def load_gold(request: UnlearnRequest, weights: Path, device: str = "cpu") -> ImageToImageModel:
+    """A model of these weights that never saw what a request forgets. The original's options are
+    for a published file only: our own files hold their configuration, which may be another.
+    """
+    from l2l_core.models.checkpoints import describes_itself
+
+    options = {} if describes_itself(weights) else request.model_options
+    return load_model(request.model, weights, device=device, **options)

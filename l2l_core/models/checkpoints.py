@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import torch
@@ -28,6 +29,7 @@ SCALE = ":scale"
 """A tensor `name` of int8 goes with `name:scale`; their product is the weight."""
 
 State = dict[str, Tensor]
+M = TypeVar("M", bound=nn.Module)
 
 
 class CheckpointError(PlainError):
@@ -67,6 +69,64 @@ def read_checkpoint(path: str | Path) -> tuple[State, dict[str, Any]]:
             f"“{file.name}” is damaged: NaN or infinite values in {_some(broken)}. Fetch it again."
         )
     return state, description
+
+
+def describes_itself(path: str | Path) -> bool:
+    """Whether a weights file is one of ours, which hold their model's configuration.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    path = Path(path)
+    return path.is_file() and _is_safetensors(path) and "config" in _header(path)
+
+
+@contextmanager
+def configuring(source: str) -> Iterator[None]:
+    """Say in words why a file's configuration, with the options beside it, makes no model.
+
+    Raises:
+        CheckpointError: fields that are missing or unknown, or values that cannot be.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"“{source}”: {error}") from error
+    except KeyError as error:
+        raise CheckpointError(
+            f"“{source}” is damaged or of another version: {error} is missing."
+        ) from error
+    except _UNFIT as error:
+        raise CheckpointError(f"“{source}” is damaged or of another version: {error}.") from error
+
+
+_UNFIT = (ArithmeticError, AssertionError, AttributeError, IndexError, RuntimeError, TypeError)
+"""What a value of a wrong kind or size raises."""
+
+
+def build_strict(build: Callable[[], M], state: Mapping[str, Tensor], source: str) -> M:
+    """Build a model and fill it as `load_strict` does; no memory is taken for one that does not
+    fit, since a file may ask for far more than it holds.
+
+    Raises:
+        CheckpointError: there is no such model, or keys or shapes do not agree.
+    """
+    check_fit(outline(build, source), state, source)
+    model = build()
+    model.load_state_dict(state)
+    return model
+
+
+def outline(build: Callable[[], nn.Module], source: str) -> State:
+    """Keys and shapes of a model, without its memory.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    with configuring(source), torch.device("meta"):
+        return build().state_dict()
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -198,14 +258,26 @@ def _is_safetensors(file: Path) -> bool:
 
 
 def _read_safetensors(file: Path) -> tuple[State, dict[str, Any]]:
-    try:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
+    with _complete(file):
         state = load_file(file)
         for key in [key for key in state if key.endswith(SCALE)]:
             scale = state.pop(key).float()
             state[key.removesuffix(SCALE)] = scale * state[key.removesuffix(SCALE)]
-        return state, json.loads(metadata.get(METADATA_KEY, "{}"))
+    return state, _header(file)
+
+
+def _header(file: Path) -> dict[str, Any]:
+    with _complete(file), safetensors.safe_open(file, framework="pt") as opened:
+        found = json.loads((opened.metadata() or {}).get(METADATA_KEY, "{}"))
+    if not isinstance(found, dict):
+        raise CheckpointError(f"“{file.name}” is damaged: its header describes nothing.")
+    return found
+
+
+@contextmanager
+def _complete(file: Path) -> Iterator[None]:
+    try:
+        yield
     except (safetensors.SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
         raise CheckpointError(
             f"“{file.name}” is not a complete safetensors file. Fetch it again."
@@ -234,7 +306,7 @@ def _read_torch(file: Path) -> State:
     for level in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(level), dict):
             content = content[level]
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise CheckpointError(f"“{file.name}” holds no state dict.")
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}
 

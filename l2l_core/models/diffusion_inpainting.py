@@ -27,7 +27,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from l2l_core.errors import PlainError
 from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
-from l2l_core.models.checkpoints import CheckpointError, load_strict, read_checkpoint
+from l2l_core.models.checkpoints import CheckpointError, build_strict, read_checkpoint
 from l2l_core.models.unet_attention import choose_unet_attention
 from l2l_core.runtime import stream_per_sample
 
@@ -252,9 +252,7 @@ def open_pipeline(path: Path, **options: Any) -> DiffusionInpainting:
             )
         if prompt:
             raise CheckpointError("The prompt of an exported model is fixed; leave it empty.")
-        model = _build(path, {**description["config"], **options})
-        load_strict(model, state, path.name)
-        return model
+        return build_strict(lambda: _build({**description["config"], **options}), state, path.name)
     safe: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
     try:
         unet = UNet2DConditionModel.from_pretrained(path / "unet", **safe)
@@ -285,21 +283,16 @@ def open_pipeline(path: Path, **options: Any) -> DiffusionInpainting:
         "prompt_shape": tuple(embedded.shape[1:]),
         **options,
     }
-    model = _build(path, config)
     state = {f"unet.{k}": v for k, v in unet.state_dict().items()}
     state |= {f"vae.{k}": v for k, v in vae.state_dict().items()} | {"prompt": embedded}
     if broken := [k for k, v in state.items() if not v.isfinite().all()]:
         raise CheckpointError(f"“{path.name}” is damaged: NaN or infinite values in {broken[0]}.")
-    load_strict(model, state, path.name)
-    return model
+    return build_strict(lambda: _build(config), state, path.name)
 
 
-def _build(path: Path, config: Mapping[str, Any]) -> DiffusionInpainting:
-    try:
-        _scheduler_class(config["scheduler"])
-        return DiffusionInpainting(InpaintingConfig(**config))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"“{path.name}”: {error}") from error
+def _build(config: Mapping[str, Any]) -> DiffusionInpainting:
+    _scheduler_class(config["scheduler"])
+    return DiffusionInpainting(InpaintingConfig(**config))
 
 
 def _reads(block: nn.Module, prompt: Tensor) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from timm.layers.attention import Attention
@@ -57,9 +58,17 @@ def run_blocks(blocks: nn.ModuleList, x: Tensor, checkpointing: bool) -> Tensor:
 
 
 def count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
-    """One more than the highest number of a checkpoint's blocks (`prefix0.…`, `prefix1.…`)."""
+    """One more than the highest number of a checkpoint's blocks (`prefix0.…`, `prefix1.…`), but not
+    more than it has keys.
+    """
     numbers = {int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)}
-    return max(numbers, default=-1) + 1
+    return min(max(numbers, default=-1) + 1, len(state))
+
+
+def depths(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Blocks of a checkpoint's encoder and decoder, by the fields of MAE's and MAGE's sizes."""
+    names = {"depth": "blocks.", "decoder_depth": "decoder_blocks."}
+    return {name: count_blocks(state, prefix) for name, prefix in names.items()}
 
 
 def heads_of(width: int, heads: int | None, option: str) -> int:

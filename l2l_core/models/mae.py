@@ -23,16 +23,12 @@ from l2l_core.errors import PlainError
 from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
 from l2l_core.models.checkpoints import (
     CheckpointError,
-    load_strict,
+    build_strict,
+    configuring,
     mae_from_hub,
     read_checkpoint,
 )
-from l2l_core.models.layers import (
-    count_blocks,
-    heads_of,
-    run_blocks,
-    sincos_position_table,
-)
+from l2l_core.models.layers import depths, heads_of, run_blocks, sincos_position_table
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -94,13 +90,12 @@ class MAEConfig:
             image_size=patch * round((state["pos_embed"].shape[1] - 1) ** 0.5),
             patch_size=patch,
             width=width,
-            depth=count_blocks(state, "blocks."),
             heads=heads_of(width, heads, "heads"),
             decoder_width=decoder_width,
-            decoder_depth=count_blocks(state, "decoder_blocks."),
             decoder_heads=heads_of(decoder_width, decoder_heads, "decoder_heads"),
             overlap=(predicted_side - patch) // 2,
             norm_pix_loss=norm_pix_loss,
+            **depths(state),
         )
 
 
@@ -325,22 +320,15 @@ def open_mae(path: Path, **options: Any) -> MaskedAutoencoder:
     if "config" in description:
         if description.get("family") != MaskedAutoencoder.family:
             raise CheckpointError(f"“{path.name}” holds a {description.get('family')}, not a MAE.")
-        try:
-            config = MAEConfig(**{**description["config"], **options})
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"“{path.name}”: {error}") from error
+        with configuring(path.name):
+            config = MAEConfig(**{**description["config"], **depths(state), **options})
     else:
         if any(key.startswith("vit.") for key in state):
             state = mae_from_hub(state)
-        try:
-            config = MAEConfig.from_state_dict(
-                state, **{**_published_options(path, description), **options}
-            )
-        except ValueError as error:
-            raise CheckpointError(f"“{path.name}”: {error}") from error
-    model = MaskedAutoencoder(config)
-    load_strict(model, state, path.name)
-    return model
+        options = {**_published_options(path, description), **options}
+        with configuring(path.name):
+            config = MAEConfig.from_state_dict(state, **options)
+    return build_strict(lambda: MaskedAutoencoder(config), state, path.name)
 
 
 def _published_options(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:

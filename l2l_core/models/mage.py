@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from l2l_core.errors import PlainError
 from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
-from l2l_core.models.checkpoints import CheckpointError, load_strict, read_checkpoint
-from l2l_core.models.layers import run_blocks
+from l2l_core.models.checkpoints import CheckpointError, build_strict, configuring, read_checkpoint
+from l2l_core.models.layers import depths, run_blocks
 from l2l_core.models.mage_config import MAGEConfig
 from l2l_core.models.mage_decoding import blend, decode_iteratively
 from l2l_core.models.vqgan import VQGAN, VQGANConfig
@@ -303,23 +303,19 @@ def open_mage(path: Path, *, tokenizer: str | Path | None = None, **options: Any
     if not own:
         state = {k: v for k, v in state.items() if k not in UNUSED}
         state |= _tokenizer(path, state, tokenizer)
-    try:
+    with configuring(path.name):
         if own:
             sizes = dict(description["config"])
             vqgan = sizes.pop("vqgan")
             vqgan = VQGANConfig(**{**vqgan, "widths": tuple(vqgan["widths"])})
-            config = MAGEConfig(vqgan=vqgan, **{**sizes, **_given(options)})
+            config = MAGEConfig(vqgan=vqgan, **{**sizes, **depths(state), **options})
         else:
             vqgan = VQGANConfig.from_state_dict(_below(state, "vqgan."))
-            config = MAGEConfig.from_state_dict(state, vqgan, **_given(options))
-    except ValueError as error:
-        raise CheckpointError(f"“{path.name}”: {error}") from error
-    if not config.tied:
+            config = MAGEConfig.from_state_dict(state, vqgan, **options)
+    if not config.tied and _EMBEDDED in state:
         # A published file has one matrix for both uses.
         state.setdefault(_SCORED, state[_EMBEDDED])
-    model = MAGE(config)
-    load_strict(model, state, path.name)
-    return model
+    return build_strict(lambda: MAGE(config), state, path.name)
 
 
 def _tokenizer(
@@ -339,7 +335,3 @@ def _tokenizer(
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from l2l_core.errors import PlainError
-from l2l_core.models.layers import count_blocks, heads_of
+from l2l_core.models.layers import depths, heads_of
 from l2l_core.models.vqgan import VQGANConfig
 
 
@@ -79,10 +79,9 @@ class MAGEConfig:
             vocabulary=vocabulary,
             class_id=vqgan.codes + (76 if vocabulary > vqgan.codes + 77 else 0),
             width=width,
-            depth=count_blocks(state, "blocks."),
             heads=heads_of(width, heads, "heads"),
             decoder_width=decoder_width,
-            decoder_depth=count_blocks(state, "decoder_blocks."),
             decoder_heads=heads_of(decoder_width, decoder_heads, "decoder_heads"),
+            **depths(state),
             **options,
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,14 @@ from torch import Tensor, nn
 
 from l2l_core.errors import PlainError
 from l2l_core.models.base import ImageToImageModel, OnStep, Representation, View, check_images
-from l2l_core.models.checkpoints import CheckpointError, check_fit, load_strict, read_checkpoint
+from l2l_core.models.checkpoints import (
+    CheckpointError,
+    build_strict,
+    check_fit,
+    configuring,
+    outline,
+    read_checkpoint,
+)
 from l2l_core.models.palette_config import PaletteConfig
 from l2l_core.models.palette_keys import network_state
 from l2l_core.models.palette_sampling import (
@@ -353,19 +359,14 @@ def open_palette(path: Path, **options: Any) -> Palette:
     if family := description.get("family"):
         if family != Palette.family:
             raise CheckpointError(f"“{path.name}” holds a {family}, not a Palette.")
-        model = Palette(_configure(path, PaletteConfig, **{**description["config"], **options}))
-        load_strict(model, state, path.name)
-        return model
+        with configuring(path.name):
+            config = PaletteConfig(**{**description["config"], **options})
+        return build_strict(lambda: Palette(config), state, path.name)
     state = network_state(state)
-    config = _configure(path, partial(PaletteConfig.from_state_dict, state), **options)
+    with configuring(path.name):
+        config = PaletteConfig.from_state_dict(state, **options)
+    expected = outline(lambda: Palette(config).unet, path.name)
+    check_fit(config.layout.to_published(expected), state, path.name)
     model = Palette(config)
-    check_fit(config.layout.to_published(model.unet.state_dict()), state, path.name)
     model.unet.load_state_dict(config.layout.to_diffusers(state))
     return model
-
-
-def _configure(path: Path, build: Callable[..., PaletteConfig], **options: Any) -> PaletteConfig:
-    try:
-        return build(**options)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"“{path.name}”: {error}") from error

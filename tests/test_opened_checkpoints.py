@@ -179,6 +179,32 @@ def test_what_could_not_be_opened_makes_room(studio):
     assert [path.name for path in (studio.checkpoints.folder / ME).iterdir()] == ["3" * 32]
 
 
+def test_an_upload_stays_while_it_is_being_opened(studio, tiny_checkpoint):
+    """Somebody sends the next file meanwhile, or this one goes all the same."""
+    opening = studio.checkpoints.completer.try_checkpoint
+    sent = send(studio, tiny_checkpoint)
+
+    def meanwhile(*asked):
+        send(studio, tiny_checkpoint, "d" * 32)
+        return opening(*asked)
+
+    studio.checkpoints.completer.try_checkpoint = meanwhile
+    opened = studio.open_checkpoint(ME, "mae", {}, upload=UPLOAD)
+    assert sent.is_file() and studio.checkpoints.all(ME) == [opened]
+
+    def lost(*asked):
+        found = opening(*asked)
+        os.unlink(asked[0])
+        return found
+
+    studio.checkpoints.completer.try_checkpoint = lost
+    with pytest.raises(ConfigError, match="not here any more"):
+        studio.open_checkpoint(ME, "mae", {}, upload="d" * 32)
+    assert studio.checkpoints.all(ME) == [opened]
+    send(studio, tiny_checkpoint, "e" * 32)
+    assert not (studio.checkpoints.folder / ME / ("d" * 32)).exists()
+
+
 def test_what_no_run_started_from_goes_after_a_day(studio, tiny_checkpoint):
     used = send(studio, tiny_checkpoint)
     (used.parent.parent / "opened.json").write_text("{}")

@@ -86,6 +86,7 @@ def test_config_flags_report_and_complete(request_settings, picture_folders, tmp
         (["unlearn", "--forget", "builtin:flags", "--epochs", "1", "--steps", "5"], "one of them"),
         (["unlearn", "--resume", "somewhere", "--steps", "5"], "leave out"),
         (["report", "20260101-000000-00000000"], "no such run"),
+        (["unlearn", "--forget", "builtin:flags", "--out", f"{__file__}/x"], "Not a directory"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, word, monkeypatch, capsys):

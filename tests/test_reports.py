@@ -1,5 +1,6 @@
 """What people take away of a run, and what must not be in it."""
 
+import errno
 import hashlib
 import json
 import zipfile
@@ -88,6 +89,15 @@ def test_weights_leave_in_the_published_layout(run, tmp_path):
     opened = load_model("mae", out, **run.request.model_options).state_dict()
     assert all(torch.equal(opened[name], unlearned[name]) for name in opened)
     assert 'checkpoint="mae.pth"' in out.with_suffix(".md").read_text()
+
+
+def test_a_full_disk_is_told_as_one(run, tmp_path, monkeypatch):
+    def full(*_):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    result = CliRunner().invoke(app, ["export", str(run.folder), str(tmp_path / "mae.pth")])
+    assert isinstance(result.exception, OSError) and result.exception.errno == errno.ENOSPC
 
 
 def test_weights_that_do_not_fit_the_published_layout_say_so():

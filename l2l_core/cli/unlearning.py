@@ -137,13 +137,15 @@ def export(
 ) -> None:
     """Write a run's unlearned weights in the layout of the published files; a model card beside."""
     from l2l_core.jobs.reports import card_of
+    from l2l_core.jobs.runner import full_disk_is_an_os_error
     from l2l_core.models import load_model
     from l2l_core.models.checkpoints import save_published
 
     found = measurable(run)
     model = load_model(found.request.model, found.weights)
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_published(model.published_state(), out)
+    with full_disk_is_an_os_error():
+        save_published(model.published_state(), out)
     card = out.with_suffix(".md")
     write_atomically(card, card_of(found, out.name))
     for path in (out, card):

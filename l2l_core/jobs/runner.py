@@ -319,7 +319,7 @@ class _Session:
         if not self.is_main:
             return
         state = self.trainer.state_dict()
-        with _full_disk_is_an_os_error(), replacing(self.run.checkpoint) as temporary:
+        with full_disk_is_an_os_error(), replacing(self.run.checkpoint) as temporary:
             torch.save(state, temporary)
         if self.run.state.deaths:
             self.run.set_state(deaths=0)
@@ -330,7 +330,7 @@ class _Session:
             return ""
         student = self.trainer.student
         description = student.describe() | {"run": self.run.id, "steps": self.trainer.step}
-        with _full_disk_is_an_os_error():
+        with full_disk_is_an_os_error():
             return save_weights(student.state_dict(), self.run.weights, description)
 
     def write_manifest(self, weights_digest: str) -> None:
@@ -352,13 +352,14 @@ class _Session:
 
 
 @contextmanager
-def _full_disk_is_an_os_error() -> Iterator[None]:
+def full_disk_is_an_os_error() -> Iterator[None]:
     """torch reports a full disk as a failed archive, safetensors as an error of its own."""
     try:
         yield
     except (RuntimeError, SafetensorError) as error:
         number = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(number[1]) if number else errno.ENOSPC, "not written") from error
+        code = int(number[1]) if number else errno.ENOSPC
+        raise OSError(code, os.strerror(code)) from error
 
 
 def _count(images: ImageSet) -> str:

@@ -15,7 +15,7 @@ from l2l_core.errors import PlainError
 from l2l_core.files import write_atomically
 from l2l_core.jobs.reports import environment_of, export_run, write_report
 from l2l_core.jobs.runner import execute
-from l2l_core.jobs.store import RunError, RunStore
+from l2l_core.jobs.store import Run, RunError, RunStore, create_run
 from l2l_core.models import load_model
 from l2l_core.models.checkpoints import read_checkpoint
 
@@ -43,6 +43,17 @@ def test_the_zip_holds_nothing_private_and_no_pictures(run, request_settings, tm
         assert word not in told
     assert json.loads(files["request.json"])["checkpoint"] == "own checkpoint"
     assert not any(name.endswith((".png", ".jpg", ".pt")) for name in files)
+
+
+def test_a_folders_name_is_not_told(request_settings, tmp_path):
+    request = UnlearnRequest.from_dict(request_settings)
+    run = create_run(tmp_path / "forget-alice", request, status="running")
+    assert execute(run) == "done"
+    assert b"alice" not in export_run(run, tmp_path / "run.zip").read_bytes()  # nothing is packed
+    for path in [*write_report(run), run.weights, run.folder / "manifest.json"]:
+        assert b"alice" not in path.read_bytes()
+    manifest = json.loads((run.folder / "manifest.json").read_bytes())
+    assert manifest["run"] == run.id == Run(run.folder).id
 
 
 def test_the_report_says_what_the_run_was_and_ran_on(run):

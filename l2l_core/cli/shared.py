@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-import os
 import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -201,11 +200,6 @@ def print_whole(table: Table) -> None:
     roomy = console.options.update(max_width=1000)
     wide = console.measure(table, options=roomy).maximum
     Console(width=max(wide, console.width)).print(table)
-
-
-def is_main_process() -> bool:
-    """Whether this process speaks for all of `accelerate launch`."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def stopped_by_signals() -> Callable[[], bool]:

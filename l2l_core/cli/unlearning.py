@@ -26,7 +26,7 @@ from l2l_core.cli.shared import (
 )
 from l2l_core.config import ConfigError, UnlearnRequest, load_mapping
 from l2l_core.files import write_atomically
-from l2l_core.jobs.store import Run, RunError, RunStore, create_run
+from l2l_core.jobs.store import Run, RunError, RunStore, create_run, is_main_process
 from l2l_core.registry import FAMILIES, MODELS
 
 
@@ -71,7 +71,7 @@ def unlearn(
             settings["steps"] = steps_of(epochs, settings)
         run = _new_run(UnlearnRequest.from_dict(settings), out)
     stopped = stopped_by_signals()
-    main_process = int(os.environ.get("RANK", "0")) == 0
+    main_process = is_main_process()
     with StepProgress(disable=not main_process) as progress:
         status = execute(run, should_stop=stopped, on_event=progress.show)
     if not main_process:
@@ -124,7 +124,7 @@ def _new_run(request: UnlearnRequest, out: Path | None) -> Run:
         raise ConfigError(
             "A distributed run needs --out, so that all processes agree on the folder."
         )
-    if int(os.environ["RANK"]) == 0:
+    if is_main_process():
         return create_run(out.absolute(), request, status="running")
     while not (out / "state.json").is_file():
         time.sleep(0.1)

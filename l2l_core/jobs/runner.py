@@ -29,7 +29,7 @@ from l2l_core.files import replacing, write_atomically
 from l2l_core.jobs.previews import Previews, PreviewsLeft
 from l2l_core.jobs.reports import write_report
 from l2l_core.jobs.results import read_json
-from l2l_core.jobs.store import Run, RunError, RunStore, create_run
+from l2l_core.jobs.store import Run, RunError, RunStore, create_run, is_main_process
 from l2l_core.models import load_gold_standard, load_model, load_original
 from l2l_core.models.base import ImageToImageModel
 from l2l_core.models.checkpoints import file_digest, save_weights, state_digest
@@ -181,7 +181,7 @@ class _Session:
 
     def __init__(self, run: Run, on_event: OnEvent | None) -> None:
         self.run, self.request, self.on_event = run, run.request, on_event
-        self.is_main = int(os.environ.get("RANK", "0")) == 0
+        self.is_main = is_main_process()
         self.previews: Previews | None = None
 
     def begin(self) -> None:

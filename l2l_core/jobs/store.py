@@ -49,6 +49,11 @@ def data_root() -> Path:
     return Path(os.environ.get("L2L_DATA") or "data").absolute()
 
 
+def is_main_process() -> bool:
+    """Whether this process speaks and writes for all of `accelerate launch`."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @dataclass(frozen=True)
 class RunState:
     """How far a run is; times in seconds since 1970."""

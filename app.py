@@ -19,7 +19,8 @@ def main() -> None:
         "--server-paths",
         action=argparse.BooleanOptionalAction,
         help="let visitors open checkpoints by their path on this machine; "
-        "default: only if no other machine can reach the page",
+        "default: only if no other machine can reach the page. A proxy in front that adds no "
+        "header is not noticed: give --no-server-paths there",
     )
     parser.add_argument(
         "--checkpoint-gb", type=float, default=2.0, help="largest checkpoint that can be uploaded"

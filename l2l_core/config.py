@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import yaml
 
@@ -119,6 +119,7 @@ class UnlearnRequest:
     """Steps between resumable checkpoints; 0 for none, but of an interrupted run."""
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         try:
             of_model = defaults_of(self.model)
         except ValueError as error:
@@ -185,6 +186,21 @@ class UnlearnRequest:
             and all(isinstance(b, (int, float)) and 0 <= b < 1 for b in self.betas),
             f"betas is {self.betas}; it must be two numbers from 0 to below 1.",
         )
+
+    def _check_kinds(self) -> None:
+        """Switches and texts, alone or in lists; what must be a number is checked with its range.
+
+        A text in the place of a switch, “false” say, would be on.
+        """
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if kind is bool:
+                _require(isinstance(value, bool), f"{name} is {value!r}; it must be true or false.")
+            elif kind in (str, str | None):
+                _require(isinstance(value, kind), f"{name} is {value!r}; it must be text.")
+            elif kind == tuple[str, ...] and isinstance(value, (list, tuple)):
+                texts = all(isinstance(part, str) for part in value)
+                _require(texts, f"{name} is {value!r}; it must be a list of texts.")
 
     @property
     def preview_interval(self) -> int:

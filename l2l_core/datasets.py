@@ -79,8 +79,12 @@ class ImageSet:
         """
         if isinstance(self.pixels, Tensor):
             return self.images()
-        last = len(self) - 1
-        return self.images(torch.linspace(0, last, min(most, len(self))).round().long())
+        return self.images(spread(len(self), most))
+
+
+def spread(count: int, most: int) -> Tensor:
+    """Positions of all of `count` images, or of `most` spread evenly over them."""
+    return torch.linspace(0, count - 1, min(most, count)).round().long()
 
 
 def load_image_set(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from l2l_core.builtin import builtin_index
 from l2l_core.cli import main
+from l2l_core.cli.shared import merged
 from l2l_core.cli.unlearning import steps_of
 from l2l_core.config import UnlearnRequest
 from l2l_core.jobs.store import Run
@@ -42,6 +43,21 @@ def test_epochs_count_the_images_trained_on():
     trained = sum(i.split == "train" for i in builtin_index() if i.group == "flags")
     settings = {"forget": ["builtin:flags"], "batch_size": 10}
     assert steps_of(2.5, settings) == math.ceil(2.5 * trained / 10)
+
+
+def test_paths_mean_the_same_from_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    named = ["builtin:food", "proxy", "inputs:retain", "classes:tree?take=1-2"]
+    options = {"tokenizer": "vqgan.ckpt", "steps": 8}
+    settings = {"forget": "mine", "retain": ["~/kept", *named], "model_options": options}
+    assert merged(settings, None, {"checkpoint": "mage.pth"}) == {
+        "forget": [f"{tmp_path}/mine"],
+        "retain": [f"{tmp_path}/home/kept", *named],
+        "checkpoint": f"{tmp_path}/mage.pth",
+        "model_options": options | {"tokenizer": f"{tmp_path}/vqgan.ckpt"},
+    }
+    assert merged({"forget": 5, "checkpoint": None}, None, {}) == {"forget": 5, "checkpoint": None}
 
 
 def test_config_flags_report_and_complete(request_settings, picture_folders, tmp_path):
@@ -86,6 +102,7 @@ def test_config_flags_report_and_complete(request_settings, picture_folders, tmp
         (["unlearn", "--forget", "builtin:flags", "--epochs", "1", "--steps", "5"], "one of them"),
         (["unlearn", "--resume", "somewhere", "--steps", "5"], "leave out"),
         (["report", "20260101-000000-00000000"], "no such run"),
+        (["unlearn", "--forget", "builtin:flags", "--out", f"{__file__}/x"], "Not a directory"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, word, monkeypatch, capsys):

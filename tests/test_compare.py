@@ -215,7 +215,11 @@ def test_what_held_out_images_are_too_few_for_is_shown_of_those_trained_on():
 
 @pytest.mark.parametrize(
     ("changes", "word"),
-    [({"methods": ("theirs",)}, "theirs"), ({"methods": ()}, "Nothing to compare")],
+    [
+        ({"methods": ("theirs",)}, "theirs"),
+        ({"methods": ()}, "Nothing to compare"),
+        ({"limit": 0}, "limit must be 1"),
+    ],
 )
 def test_mistakes(request_, changes, word):
     with pytest.raises(ConfigError, match=word):

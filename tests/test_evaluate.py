@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from l2l_core.config import UnlearnRequest
-from l2l_core.evaluation.evaluate import complete_batch, evaluate, evaluation_sets
+from l2l_core.evaluation.evaluate import (
+    complete_batch,
+    complete_in_parts,
+    evaluate,
+    evaluation_sets,
+)
 from l2l_core.masks import parse_mask
 from l2l_core.models import load_gold, load_gold_standard, load_model
 from l2l_core.runtime import seeded
@@ -31,6 +36,21 @@ def test_less_memory_gives_the_same_completions(family, monkeypatch):
     monkeypatch.setattr(model, "complete", small_device)
     found = complete_batch(model, images, hole, seed=3, number=1, precision="fp32", steps=steps)
     assert sizes == [5, 3, 2, 2, 1]
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+
+
+def test_many_images_are_completed_in_batches(monkeypatch):
+    """As if at once, and with their steps told as those of all."""
+    model, hole, told = load_model("palette-fluent"), parse_mask("centre:0.25", 64), []
+    images = torch.rand(5, 3, 64, 64, generator=seeded(0))
+    expected = complete_in_parts(model, images, hole, (3, 31), "fp32", 2)
+    monkeypatch.setattr("l2l_core.evaluation.evaluate.BATCH", 2)
+
+    def on_step(step, steps, so_far):
+        told.append((step, steps, len(so_far)))
+
+    found = complete_in_parts(model, images, hole, (3, 31), "fp32", 2, on_step)
+    assert told == [(1, 6, 2), (2, 6, 2), (3, 6, 4), (4, 6, 4), (5, 6, 5), (6, 6, 5)]
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
 
 

@@ -70,6 +70,7 @@ def test_map_with_and_without_pictures(run):
     assert plain.count("<circle") == plain.count("<polygon") == 6 and "<image" not in plain
     assert "--pictures" in printed
     assert len(map_pictures(run)) == 12  # the owner's page shows them all the same
+    assert "map-pictures.zip" in l2l("map", "--help")
     l2l("map", run.folder, "--limit", 2, "--pictures")
     shown = (run.folder / "map.html").read_text()
     assert shown.count('href="data:image/webp;base64,UklGR') == 12  # RIFF, as WebP files begin

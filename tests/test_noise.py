@@ -38,6 +38,13 @@ def test_full_noise_has_the_images_covariance_shrunk(images):
     assert abs(correlation(white)) < 0.1
 
 
+def test_full_noise_is_of_the_whole_set(images, monkeypatch):
+    """Sets lie in the order of their groups, so the first images are of one group."""
+    monkeypatch.setattr(NoiseSource, "MOST_IMAGES", 4)
+    source = NoiseSource.fit("gaussian_full", images.repeat_interleave(4, dim=0))
+    torch.testing.assert_close(source.deviations + source.mean, images[[0, 0, 1, 1]])
+
+
 def test_fixed_kinds(images):
     uniform = NoiseSource.fit("uniform", images).draw(100, 16, seeded(0))
     assert 0 <= uniform.min() < 0.01 and 0.99 < uniform.max() <= 1

@@ -6,10 +6,11 @@ import time
 from contextlib import suppress
 
 import anyio
+import gradio as gr
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from l2l_core.config import ConfigError, UnlearnRequest
 from l2l_core.jobs.client import CompareRequest, CompleterError, OpenedModel
@@ -19,9 +20,9 @@ from l2l_core.jobs.runner import execute
 from l2l_core.jobs.store import RunStore
 from ui.checkpoints import OPENED, UNUSED_SECONDS, Checkpoints
 from ui.form import Form
-from ui.server import _only_from_here, build
+from ui.server import build
 from ui.services import Studio
-from ui.visitor import COOKIE, owner_of
+from ui.visitor import COOKIE, is_local, is_loopback, owner_of
 
 ME, YOU, UPLOAD = "a" * 32, "b" * 32, "c" * 32
 
@@ -138,7 +139,25 @@ def test_paths_are_private_unless_this_machine_alone_reaches_the_page(studio, ti
     [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("box", False)],
 )
 def test_addresses_that_only_this_machine_reaches(host, private):
-    assert _only_from_here(host) is private
+    assert is_loopback(host) is private
+
+
+@pytest.mark.parametrize(
+    ("client", "headers", "local"),
+    [
+        ("127.0.0.1", {"host": "127.0.0.1:7860"}, True),
+        ("127.0.0.1", {"host": "localhost:8000"}, True),
+        ("::1", {"host": "[::1]:7860"}, True),
+        ("127.0.0.1", {"host": "evil.example:7860"}, False),  # whose name stands for 127.0.0.1
+        ("127.0.0.1", {}, False),
+        ("127.0.0.1", {"host": "localhost", "x-forwarded-for": "203.0.113.5"}, False),
+        ("192.168.0.7", {"host": "box:7860"}, True),  # only --server-paths lets it name a path
+    ],
+)
+def test_events_that_came_straight_from_a_visitor(client, headers, local):
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    asked = Request({"type": "http", "headers": raw, "client": (client, 50_000)})
+    assert is_local(gr.Request(asked)) is local
 
 
 def test_limits(studio, tmp_path):
@@ -177,6 +196,32 @@ def test_what_could_not_be_opened_makes_room(studio):
         sent = studio.checkpoints.place(ME, f"{number}" * 32, "a.pth", limit)
         sent.write_bytes(b"0" * limit)
     assert [path.name for path in (studio.checkpoints.folder / ME).iterdir()] == ["3" * 32]
+
+
+def test_an_upload_stays_while_it_is_being_opened(studio, tiny_checkpoint):
+    """Somebody sends the next file meanwhile, or this one goes all the same."""
+    opening = studio.checkpoints.completer.try_checkpoint
+    sent = send(studio, tiny_checkpoint)
+
+    def meanwhile(*asked):
+        send(studio, tiny_checkpoint, "d" * 32)
+        return opening(*asked)
+
+    studio.checkpoints.completer.try_checkpoint = meanwhile
+    opened = studio.open_checkpoint(ME, "mae", {}, upload=UPLOAD)
+    assert sent.is_file() and studio.checkpoints.all(ME) == [opened]
+
+    def lost(*asked):
+        found = opening(*asked)
+        os.unlink(asked[0])
+        return found
+
+    studio.checkpoints.completer.try_checkpoint = lost
+    with pytest.raises(ConfigError, match="not here any more"):
+        studio.open_checkpoint(ME, "mae", {}, upload="d" * 32)
+    assert studio.checkpoints.all(ME) == [opened]
+    send(studio, tiny_checkpoint, "e" * 32)
+    assert not (studio.checkpoints.folder / ME / ("d" * 32)).exists()
 
 
 def test_what_no_run_started_from_goes_after_a_day(studio, tiny_checkpoint):

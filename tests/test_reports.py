@@ -1,5 +1,6 @@
 """What people take away of a run, and what must not be in it."""
 
+import errno
 import hashlib
 import json
 import re
@@ -15,7 +16,7 @@ from l2l_core.errors import PlainError
 from l2l_core.files import write_atomically
 from l2l_core.jobs.reports import environment_of, export_run, lost_options, write_report
 from l2l_core.jobs.runner import execute
-from l2l_core.jobs.store import RunError, RunStore
+from l2l_core.jobs.store import Run, RunError, RunStore, create_run
 from l2l_core.models import load_model
 from l2l_core.models.checkpoints import read_checkpoint, save_published
 from tests.tiny_palette import build
@@ -44,6 +45,17 @@ def test_the_zip_holds_nothing_private_and_no_pictures(run, request_settings, tm
         assert word not in told
     assert json.loads(files["request.json"])["checkpoint"] == "own checkpoint"
     assert not any(name.endswith((".png", ".jpg", ".pt")) for name in files)
+
+
+def test_a_folders_name_is_not_told(request_settings, tmp_path):
+    request = UnlearnRequest.from_dict(request_settings)
+    run = create_run(tmp_path / "forget-alice", request, status="running")
+    assert execute(run) == "done"
+    assert b"alice" not in export_run(run, tmp_path / "run.zip").read_bytes()  # nothing is packed
+    for path in [*write_report(run), run.weights, run.folder / "manifest.json"]:
+        assert b"alice" not in path.read_bytes()
+    manifest = json.loads((run.folder / "manifest.json").read_bytes())
+    assert manifest["run"] == run.id == Run(run.folder).id
 
 
 def test_the_report_says_what_the_run_was_and_ran_on(run):
@@ -110,6 +122,15 @@ def test_what_the_published_layout_loses_is_told(changes, tmp_path):
     lost = lost_options(model, tmp_path / "16_Network.pth")
     assert load_model("palette", tmp_path / "16_Network.pth", **lost).config == model.config
     assert "noise_target" not in lost and set(changes) <= set(lost)
+
+
+def test_a_full_disk_is_told_as_one(run, tmp_path, monkeypatch):
+    def full(*_):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    result = CliRunner().invoke(app, ["export", str(run.folder), str(tmp_path / "mae.pth")])
+    assert isinstance(result.exception, OSError) and result.exception.errno == errno.ENOSPC
 
 
 def test_weights_that_do_not_fit_the_published_layout_say_so():

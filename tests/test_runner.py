@@ -154,6 +154,27 @@ def test_a_replaced_original_is_not_compared(run, request_settings, tiny_mae, ti
         warm.compare(CompareRequest(run.id))
 
 
+def test_a_comparison_makes_do_with_less_memory(run, monkeypatch):
+    execute(run)
+    completer = Completer(RunStore(), "cpu")
+    before, complete = completer.compare(CompareRequest(run.id))[0], MaskedAutoencoder.complete
+    sizes = []
+
+    def small_device(model, images, *rest, **options):
+        sizes.append(len(images))
+        if len(images) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return complete(model, images, *rest, **options)
+
+    monkeypatch.setattr(MaskedAutoencoder, "complete", small_device)
+    after = completer.compare(CompareRequest(run.id))[0]
+    assert max(sizes) > 4 > min(sizes)
+    for row, other in zip(before["rows"], after["rows"], strict=True):
+        assert row == other | {"before": pytest.approx(other["before"], abs=1e-3)} | {
+            "after": pytest.approx(other["after"], abs=1e-3)
+        }
+
+
 def test_images_that_cannot_be_read_are_told_without_their_names(run, picture_folders):
     forget, retain = picture_folders
     with open(f"{forget}/secret.png", "wb") as file:

@@ -27,7 +27,7 @@ from ui.catalogue import (
 )
 from ui.form import Form, check_device, given
 from ui.services import Studio
-from ui.tab_compare import drawing, mask_text
+from ui.tab_compare import MOST_EXTRA, drawing, mask_text, tryable
 from ui.text import GROUPS
 from ui.uploads import check_uploads, recognised
 
@@ -321,6 +321,19 @@ def test_names_in_the_page_are_escaped(studio):
     run_id = studio.submit(group_form(), "me")
     studio.store.get(run_id).set_state(title="<script>alert(1)</script>", status="done")
     assert "<script>" not in html.status(studio.view(run_id, "me"))
+
+
+def test_a_comparison_takes_some_own_images_and_says_so(tmp_path):
+    broken, files = tmp_path / "broken.png", []
+    broken.write_bytes(b"nothing")
+    for number in range(MOST_EXTRA + 1):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path := tmp_path / f"{number}.png")
+        files.append((str(path), None))
+    first = [path for path, _ in files[:MOST_EXTRA]]
+    assert tryable(None) == ([], []) and tryable(files[:MOST_EXTRA]) == (first, [])
+    kept, problems = tryable([(str(broken), None), *files])
+    assert kept == first and "broken.png" in problems[0]
+    assert "At most 12 images can be tried at once" in problems[1]
 
 
 def test_a_drawing_is_its_painted_layer():

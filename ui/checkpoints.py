@@ -32,6 +32,7 @@ FREE_BYTES = 2 * 1024**3
 UPLOADS_KEPT = 2
 """How many uploads of the largest allowed size a visitor may keep."""
 NOTHING_SENT = "Choose a file of weights, or give its path."
+GONE = "This checkpoint is not here any more. Open it again."
 SENT = "sent"
 _ID = re.compile(r"[0-9a-f]{32}")
 _BESIDE = (".json", ".yaml", ".yml", ".txt")
@@ -56,6 +57,8 @@ class Checkpoints:
     def __init__(self, store: RunStore, completer: CompleterClient, limit: int) -> None:
         self.store, self.completer, self.limit = store, completer, limit
         self.folder = store.root / "checkpoints"
+        self.being_opened: list[Path] = []
+        """Uploads whose opening has not ended; nothing in their folders shows it."""
 
     def place(self, owner: str, upload: str, name: str, size: int) -> Path:
         """Where a file that somebody is about to send belongs.
@@ -87,7 +90,8 @@ class Checkpoints:
         An upload that cannot be opened stays for another try, until something else is sent.
 
         Raises:
-            ConfigError: there is no such upload. CompleterError: it cannot be opened, and why.
+            ConfigError: there is no such upload, or it went meanwhile. CompleterError: it cannot be
+                opened, and why.
         """
         if path:
             place = Path(path).expanduser().absolute()
@@ -96,19 +100,25 @@ class Checkpoints:
             raise ConfigError(NOTHING_SENT)
         own = self.folder / owner / upload
         place = place if path else _main_file(own / SENT)
-        found = self.completer.try_checkpoint(str(place), family, options)
-        side = found.image_size
-        opened = Opened(
-            id=own.name,
-            title=place.name,
-            family=found.family,
-            size=f"{found.parameters / 1e6:.1f} M parameters, {side}×{side}",
-            checkpoint=str(place),
-            options=dict(options),
-            uploaded=not path,
-        )
-        own.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(own / "opened.json", dump_json(asdict(opened)))
+        self.being_opened.append(own)
+        try:
+            found = self.completer.try_checkpoint(str(place), family, options)
+            if not place.exists():
+                raise ConfigError(GONE)
+            side = found.image_size
+            opened = Opened(
+                id=own.name,
+                title=place.name,
+                family=found.family,
+                size=f"{found.parameters / 1e6:.1f} M parameters, {side}×{side}",
+                checkpoint=str(place),
+                options=dict(options),
+                uploaded=not path,
+            )
+            own.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomically(own / "opened.json", dump_json(asdict(opened)))
+        finally:
+            self.being_opened.remove(own)
         return opened
 
     def all(self, owner: str) -> list[Opened]:
@@ -129,7 +139,7 @@ class Checkpoints:
         for opened in self.all(owner):
             if opened.id == checkpoint:
                 return opened
-        raise ConfigError("This checkpoint is not here any more. Open it again.")
+        raise ConfigError(GONE)
 
     def remove(self, owner: str, checkpoint: str) -> str:
         """Erase what was sent, or forget the path; returns a sentence on it.
@@ -156,8 +166,9 @@ class Checkpoints:
     def _drop_unopened(self, own: Path, but: str) -> None:
         """Remove what an owner sent before and could not open: no card shows it."""
         for upload in own.glob("*"):
+            wanted = upload.name == but or upload in self.being_opened
             arriving = any(upload.glob(f"{SENT}/*.part"))
-            if upload.name != but and not arriving and not (upload / "opened.json").exists():
+            if not wanted and not arriving and not (upload / "opened.json").exists():
                 shutil.rmtree(upload, ignore_errors=True)
 
     def _used(self) -> Collection[str]:

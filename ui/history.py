@@ -13,8 +13,7 @@ from l2l_core.config import PRESETS, ConfigError, preset_settings
 from l2l_core.jobs.store import Run
 from l2l_core.registry import family_of
 from ui.checkpoints import OPENED, Opened
-from ui.form import Form, count, defaults
-from ui.text import SETTINGS
+from ui.form import Form, count, defaults, label
 from ui.views import moment
 
 SETS = {
@@ -50,7 +49,7 @@ def differences(first: Run, second: Run) -> Differences:
     """What was asked differently, and what came of it."""
     asked = [_asked(run) for run in (first, second)]
     settings = [
-        Difference(_label(name), *(_said(values.get(name)) for values in asked))
+        Difference(IMAGES.get(name) or label(name), *(_said(values.get(name)) for values in asked))
         for name in dict.fromkeys([*asked[0], *asked[1]])
         if asked[0].get(name) != asked[1].get(name)
     ]
@@ -147,13 +146,6 @@ def _asked(run: Run) -> dict[str, Any]:
         values["checkpoint"] = Path(values["checkpoint"]).name
     options = values.pop("model_options")
     return {**values, **{f"option {name}": value for name, value in options.items()}}
-
-
-def _label(setting: str) -> str:
-    """A setting as the page calls it."""
-    if setting in IMAGES:
-        return IMAGES[setting]
-    return SETTINGS.get(setting, (setting.replace("_", " ").capitalize(),))[0]
 
 
 def _titles(first: Run, second: Run) -> tuple[str, str]:

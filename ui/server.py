@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import shutil
 import time
@@ -28,7 +27,7 @@ from l2l_core.jobs.store import RunError
 from ui.guard import Guard
 from ui.layout import STYLE, build_page, theme
 from ui.services import Studio
-from ui.visitor import owner_of
+from ui.visitor import is_loopback, owner_of
 
 BODY_LIMIT = 200 * 1024 * 1024
 FILE_LIMIT = "20mb"
@@ -57,7 +56,7 @@ def build(
     scratch.mkdir(parents=True, mode=0o700)
     os.environ["GRADIO_TEMP_DIR"] = str(scratch)
     if server_paths is None:
-        server_paths = _only_from_here(host)
+        server_paths = is_loopback(host)
     studio = Studio(root, server_paths, checkpoint_limit)
 
     async def sweep_regularly() -> None:
@@ -144,11 +143,3 @@ def sweep_scratch(scratch: Path) -> None:
         with suppress(OSError):  # gone meanwhile
             if path.is_file() and time.time() - path.stat().st_mtime > SCRATCH_SECONDS:
                 path.unlink()
-
-
-def _only_from_here(host: str) -> bool:
-    """Whether an address to listen on can be reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from ui.visitor import owner
 
 SCRIPT = assets_folder() / "compare.js"
 CANVAS = 320
+MOST_EXTRA = 12
+"""Images of one's own in a comparison."""
 INK = "#e11d48"
 DEFAULT_EXTENT = {"centre": 0.5, "border": 0.2, "side": 0.5, "random": 0.75}
 QUIET: dict[str, Any] = {"show_progress": "hidden"}
@@ -157,7 +159,7 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
                 steps=int(in_steps) if usual and in_steps else None,
                 page=number,
                 drawing=painting,
-                extra=tuple(map(to_png, read_uploads(_usable(files)))),
+                extra=tuple(map(to_png, read_uploads(tryable(files)[0]))),
             )
             view = studio.view(run_id, owner(request))
             if wanted == before.request:
@@ -190,9 +192,9 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
 
     def sort(files: list[Any] | None) -> tuple[Any, str]:
         """Keep what can be used; say why the rest cannot."""
-        checked = check_uploads([path for path, _ in files or ()])
-        told = html.notes(text.LEFT_OUT, checked.problems, "problem")
-        return (checked.good if checked.problems else gr.skip()), told
+        kept, problems = tryable(files)
+        told = html.notes(text.LEFT_OUT, problems, "problem")
+        return (kept if problems else gr.skip()), told
 
     def choose_task(kind: str) -> tuple[Any, Any, Any, bytes]:
         return (
@@ -218,7 +220,7 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
         """Give a picture to paint on, one's own first, but never under what is painted already."""
         if kind != "drawn" or drawing(drawn) is not None:
             return gr.skip(), gr.skip()
-        own = [to_png(image) for image in read_uploads(_usable(files)[:1])]
+        own = [to_png(image) for image in read_uploads(tryable(files)[0][:1])]
         picture = next(iter(own), now.canvas) if run_id else None
         if picture is None:
             return gr.ImageMask(value=None, visible=False), b""
@@ -266,6 +268,15 @@ def build_compare(studio: Studio, scratch: Path) -> CompareTab:
     return CompareTab(run, choices)
 
 
+def tryable(files: Sequence[Any] | None) -> tuple[list[str], list[str]]:
+    """Paths of the images that a comparison takes, and a sentence on each it leaves out."""
+    checked = check_uploads([path for path, _ in files or ()])
+    if len(checked.good) <= MOST_EXTRA:
+        return checked.good, checked.problems
+    fewer = text.TRY_FEWER.format(most=MOST_EXTRA)
+    return checked.good[:MOST_EXTRA], [*checked.problems, fewer]
+
+
 def mask_text(task: str, side: str, extent: float) -> str:
     """The hole in the words of `parse_mask`."""
     if task == "drawn":
@@ -280,10 +291,6 @@ def drawing(drawn: dict[str, Any] | None) -> bytes | None:
         return None
     layer = layers[0].convert("RGBA")
     return to_png(layer) if layer.getchannel("A").getbbox() else None
-
-
-def _usable(files: list[Any] | None) -> list[str]:
-    return check_uploads([path for path, _ in files or ()]).good
 
 
 def _canvas_file(scratch: Path, picture: bytes) -> str:

@@ -190,6 +190,7 @@ SIZES = {
     "random": "Share hidden",
 }
 TRY = "Drop other images to try"
+TRY_FEWER = "At most {most} images can be tried at once; the first {most} are kept."
 ROLES = {
     "extra": ("Your images", "what both models make of the images you dropped"),
     "forget": ("Forget", "should be destroyed"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import re
 import secrets
 from collections.abc import Mapping
@@ -33,11 +34,26 @@ def owner_of(cookies: Mapping[str, str]) -> str:
 
 
 def is_local(request: gr.Request) -> bool:
-    """Whether no server in between passed this event on; a page that only this machine can reach
-    is open to others through one.
+    """Whether no server in between passed this event on, and no foreign name led to this machine.
+
+    A page that only this machine can reach is open to others through a server in between, and to
+    any site whose name is made to stand for this machine's address. A plain proxy that adds no
+    header and asks under a name of this machine is not noticed.
     """
     between = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
-    return not any(name in request.headers for name in between)
+    if any(name in request.headers for name in between):
+        return False
+    asked = re.sub(r":\d*$", "", request.headers.get("host", "")).strip("[]")
+    elsewhere = request.client is not None and not is_loopback(request.client.host)
+    return elsewhere or is_loopback(asked)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on, or a name, stands for this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def new_cookie(secure: bool) -> str:

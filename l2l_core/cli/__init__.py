@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from l2l_core.cli import auditing, experiments, measuring, protocol, serving, unlearning
+from l2l_core.errors import PlainError
 
 app = typer.Typer(
     help="Make an image-to-image model forget chosen images, and see what changed.",
@@ -39,6 +40,13 @@ def main() -> None:
     """Run a command; what the user can mend is one sentence, not a traceback."""
     try:
         app()
-    except (ValueError, FileNotFoundError) as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}")
+    except (PlainError, OSError) as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(_told(error))}")
         sys.exit(2)
+
+
+def _told(error: PlainError | OSError) -> str:
+    """An error's sentence; of the system's own errors the reason, and the file it is about."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: “{error.filename}”." if error.filename else f"{error.strerror}."
+    return str(error)

@@ -40,7 +40,11 @@ def map_run(
     ] = False,
     device: Device = "auto",
 ) -> None:
-    """Map truth and completions of a run by t-SNE; writes map.html and map.json into its folder."""
+    """Map truth and completions of a run by t-SNE; writes map.html and map.json into its folder.
+
+    Small pictures of the images, those to be forgotten, too, lie beside them in map-pictures.zip:
+    the Evaluate view shows them to the owner of the run. They are never exported.
+    """
     from l2l_core.evaluation import embedding_map as maps
     from l2l_core.evaluation.evaluate import evaluation_sets
     from l2l_core.evaluation.extractors import open_extractor

@@ -14,6 +14,7 @@ from l2l_core.cli.shared import (
     EXIT_CODES,
     INSTRUMENTS,
     StepProgress,
+    absolute_sets,
     console,
     given,
     listed,
@@ -63,7 +64,7 @@ def compare(
     how |= {"embedding": embedding}
     chosen = tuple(listed(methods)) or PAPER_METHODS
     gold = gold or gold_standard(request.model, request.forget, request.checkpoint)
-    comparison = Comparison(request, chosen, tuple(proxy or ()), gold, **given(how))
+    comparison = Comparison(request, chosen, tuple(absolute_sets(proxy or ())), gold, **given(how))
     folder = _folder(out, "comparisons", digest(request.to_dict()))
     stopped = stopped_by_signals()
     with StepProgress() as progress:

@@ -12,10 +12,10 @@ import yaml
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
-from l2l_core.cli.shared import EXIT_CODES, console, is_main_process, print_whole
+from l2l_core.cli.shared import EXIT_CODES, console, print_whole
 from l2l_core.config import ConfigError
 from l2l_core.evaluation.protocol import Protocol, ProtocolRequest
-from l2l_core.jobs.store import Run
+from l2l_core.jobs.store import Run, is_main_process
 
 if TYPE_CHECKING:
     from l2l_core.evaluation.sharded import Progress

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -19,12 +18,15 @@ from rich.table import Table
 
 from l2l_core.config import PRESETS, ConfigError, UnlearnRequest, field_docs, preset_settings
 from l2l_core.jobs.store import Run, RunError, RunStore
-from l2l_core.registry import defaults_of
+from l2l_core.registry import FAMILIES, defaults_of
 
 Flags = Mapping[str, tuple[Any, str]]
 """Flags by name: type and help."""
 console = Console()
 EXIT_CODES = {"failed": 1, "interrupted": 130}
+NAMED_SETS = ("builtin", "proxy", "inputs", "classes")
+"""Kinds of image set that are no path."""
+_PATH_OPTIONS = {o.name for f in FAMILIES.values() for o in f.options if o.kind == "path"}
 CONFIG: dict[str, tuple[Any, str]] = {
     "preset": (str, f"Starting point: {', '.join(PRESETS)}."),
     "config": (Path, "YAML or JSON file of settings; flags override it."),
@@ -100,12 +102,46 @@ def _flag(name: str, kind: Any, text: str, panel: str | None = None) -> inspect.
 def merged(
     settings: Mapping[str, Any], preset: str | None, flags: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Settings of `UnlearnRequest`: a file's, then the preset's, then the flags that were given."""
+    """Settings of `UnlearnRequest`: a file's, then the preset's, then the flags that were given;
+    paths are made absolute.
+    """
     settings = dict(settings)
     if preset is not None:
         model = flags.get("model") or settings.get("model") or "mae-fluent"
         settings |= preset_settings(preset, model)
-    return settings | given(flags)
+    return _with_absolute_paths(settings | given(flags))
+
+
+def _with_absolute_paths(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that mean the same files from every folder; what is no text is refused later."""
+    settings = settings | _paths_in(settings, ("checkpoint",))
+    for name in ("forget", "retain"):
+        specs = settings.get(name)
+        if isinstance(specs, (str, list)):
+            settings[name] = absolute_sets([specs] if isinstance(specs, str) else specs)
+    options = settings.get("model_options")
+    if isinstance(options, Mapping):
+        settings["model_options"] = {**options, **_paths_in(options, _PATH_OPTIONS)}
+    return settings
+
+
+def absolute_sets(specs: Sequence[Any]) -> list[Any]:
+    """Image sets with absolute paths; those of other kinds as they are."""
+
+    def is_path(spec: Any) -> bool:
+        return isinstance(spec, str) and spec.partition(":")[0] not in NAMED_SETS
+
+    return [_absolute(spec) if is_path(spec) else spec for spec in specs]
+
+
+def _paths_in(settings: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
+    """Those of the named settings that are paths, absolute."""
+    found = {name: settings.get(name) for name in names}
+    return {name: _absolute(path) for name, path in found.items() if path and isinstance(path, str)}
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def given(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,11 +200,6 @@ def print_whole(table: Table) -> None:
     roomy = console.options.update(max_width=1000)
     wide = console.measure(table, options=roomy).maximum
     Console(width=max(wide, console.width)).print(table)
-
-
-def is_main_process() -> bool:
-    """Whether this process speaks for all of `accelerate launch`."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def stopped_by_signals() -> Callable[[], bool]:

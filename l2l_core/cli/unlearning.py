@@ -26,7 +26,7 @@ from l2l_core.cli.shared import (
 )
 from l2l_core.config import ConfigError, UnlearnRequest, load_mapping
 from l2l_core.files import write_atomically
-from l2l_core.jobs.store import Run, RunError, RunStore, create_run
+from l2l_core.jobs.store import Run, RunError, RunStore, create_run, is_main_process
 from l2l_core.registry import FAMILIES, MODELS
 
 
@@ -71,7 +71,7 @@ def unlearn(
             settings["steps"] = steps_of(epochs, settings)
         run = _new_run(UnlearnRequest.from_dict(settings), out)
     stopped = stopped_by_signals()
-    main_process = int(os.environ.get("RANK", "0")) == 0
+    main_process = is_main_process()
     with StepProgress(disable=not main_process) as progress:
         status = execute(run, should_stop=stopped, on_event=progress.show)
     if not main_process:
@@ -124,7 +124,7 @@ def _new_run(request: UnlearnRequest, out: Path | None) -> Run:
         raise ConfigError(
             "A distributed run needs --out, so that all processes agree on the folder."
         )
-    if int(os.environ["RANK"]) == 0:
+    if is_main_process():
         return create_run(out.absolute(), request, status="running")
     while not (out / "state.json").is_file():
         time.sleep(0.1)
@@ -137,13 +137,15 @@ def export(
 ) -> None:
     """Write a run's unlearned weights in the layout of the published files; a model card beside."""
     from l2l_core.jobs.reports import card_of
+    from l2l_core.jobs.runner import full_disk_is_an_os_error
     from l2l_core.models import load_model
     from l2l_core.models.checkpoints import save_published
 
     found = measurable(run)
     model = load_model(found.request.model, found.weights)
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_published(model.published_state(), out)
+    with full_disk_is_an_os_error():
+        save_published(model.published_state(), out)
     card = out.with_suffix(".md")
     write_atomically(card, card_of(found, model, out))
     for path in (out, card):

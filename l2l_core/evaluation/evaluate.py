@@ -20,7 +20,7 @@ from l2l_core.evaluation.features import EXTRACTOR, load_feature_net
 from l2l_core.evaluation.metrics import embed, nearest, psnr_in_hole, staying, summary
 from l2l_core.evaluation.report import FORGET_SETS
 from l2l_core.masks import parse_mask
-from l2l_core.models.base import ImageToImageModel
+from l2l_core.models.base import ImageToImageModel, OnStep
 from l2l_core.runtime import (
     autocast,
     choose_precision,
@@ -208,26 +208,51 @@ def complete_batch(
     precision: str = "auto",
     steps: int | None = None,
 ) -> Tensor:
-    """Completions, on the CPU, of the batch with this number (from 0), at most `BATCH` images.
+    """Completions, on the CPU, of the batch with this number (from 0), at most `BATCH` images."""
+    return complete_in_parts(model, images, hole, (seed, 22, number), precision, steps)
+
+
+def complete_in_parts(
+    model: ImageToImageModel,
+    images: Tensor,
+    hole: Tensor,
+    seeds: tuple[int, ...],
+    precision: str = "auto",
+    steps: int | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Completions, on the CPU, of any number of images, `BATCH` at once.
 
     A device that runs out of memory gets half as many images at once. Samples draw from seeds of
-    their own, taken in order, so the completions are the same.
+    their own, taken in order, so the completions are the same. `on_step` hears of the steps of all
+    parts together.
     """
-    device, size = model.device, len(images)
+    device, size = model.device, min(BATCH, len(images))
     while True:
-        draws = seeded(seed, 22, number)
+        draws, parts = seeded(*seeds), images.split(size)
+        done: list[Tensor] = []
+        watch = _counting(on_step, done, len(parts)) if on_step else None
         try:
             with autocast(device, choose_precision(precision, device)):
-                parts = [
-                    model.complete(part.to(device), hole.to(device), steps=steps, generator=draws)
-                    for part in images.split(size)
-                ]
-            return torch.cat(parts).float().cpu()
+                for part in parts:
+                    there = part.to(device), hole.to(device)
+                    done.append(model.complete(*there, steps=steps, generator=draws, on_step=watch))
+            return torch.cat(done).float().cpu()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or size == 1:
                 raise
+        done.clear()
         size = math.ceil(size / 2)
         release_memory(device)
+
+
+def _counting(on_step: OnStep, done: list[Tensor], parts: int) -> OnStep:
+    """Tells the steps of one part after another as those of all."""
+
+    def told(step: int, steps: int, so_far: Tensor) -> None:
+        on_step(len(done) * steps + step, parts * steps, torch.cat([*done, so_far]))
+
+    return told
 
 
 def _scores(

@@ -13,16 +13,6 @@ COLUMNS = ("fid", "kid", "is", "embedding")
 OPPOSITE = {"↓": "↑", "↑": "↓"}
 
 
-def metrics_of(results: dict[str, Any], mask: str, model: str) -> dict[str, Any]:
-    """One hole and model as `report.metrics_table` takes it."""
-    kept = ("seed", "extractor", "classes", "embedding")
-    sets = results["masks"][mask][model]
-    return {key: results[key] for key in kept} | {
-        "mask": mask,
-        "sets": {name: rows | {"held_out": True} for name, rows in sets.items()},
-    }
-
-
 def paper_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The paper's table as text: hole and model by row, each score on retain and on forget.
 

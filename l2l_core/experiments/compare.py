@@ -79,6 +79,8 @@ class Comparison:
             )
         if not self.methods and not self.proxy:
             raise ConfigError("Nothing to compare: name at least one method.")
+        if self.limit < 1:
+            raise ConfigError("limit must be 1 or more.")
 
     def requests(self) -> dict[str, UnlearnRequest]:
         """The runs by row, in the table's order."""

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from l2l_core.datasets import load_image_set
 from l2l_core.errors import PlainError
+from l2l_core.evaluation.evaluate import complete_in_parts
 from l2l_core.evaluation.features import load_feature_net
 from l2l_core.evaluation.metrics import cosine_with_truth
 from l2l_core.files import stamp_of
@@ -102,8 +103,14 @@ class Completer:
         hole = self._hole(request, size)
         rows, images = self._samples(run, request, size)
         results = [
-            self._completed(
-                model, images, hole, request, _throttled(tell, name, number, len(models))
+            complete_in_parts(
+                model,
+                images,
+                hole,
+                (request.seed, 31),
+                self.precision,
+                request.steps,
+                _throttled(tell, name, number, len(models)),
             )
             for number, (name, model) in enumerate(models.items())
         ]
@@ -163,24 +170,6 @@ class Completer:
         if not hole.any():
             raise MaskError("The drawn hole is empty. Draw over the part to remove.")
         return hole
-
-    def _completed(
-        self,
-        model: ImageToImageModel,
-        images: Tensor,
-        hole: Tensor,
-        request: CompareRequest,
-        on_step: OnStep,
-    ) -> Tensor:
-        with autocast(self.device, self.precision):
-            completed = model.complete(
-                images.to(self.device),
-                hole.to(self.device),
-                steps=request.steps,
-                generator=seeded(request.seed, 31),
-                on_step=on_step,
-            )
-        return completed.float().cpu()
 
 
 def _throttled(tell: Tell, model: str, number: int, models: int) -> OnStep:

@@ -29,7 +29,7 @@ from l2l_core.files import replacing, write_atomically
 from l2l_core.jobs.previews import Previews, PreviewsLeft
 from l2l_core.jobs.reports import write_report
 from l2l_core.jobs.results import read_json
-from l2l_core.jobs.store import Run, RunError, RunStore, create_run
+from l2l_core.jobs.store import Run, RunError, RunStore, create_run, is_main_process
 from l2l_core.models import load_gold_standard, load_model, load_original
 from l2l_core.models.base import ImageToImageModel
 from l2l_core.models.checkpoints import file_digest, save_weights, state_digest
@@ -181,7 +181,7 @@ class _Session:
 
     def __init__(self, run: Run, on_event: OnEvent | None) -> None:
         self.run, self.request, self.on_event = run, run.request, on_event
-        self.is_main = int(os.environ.get("RANK", "0")) == 0
+        self.is_main = is_main_process()
         self.previews: Previews | None = None
 
     def begin(self) -> None:
@@ -319,7 +319,7 @@ class _Session:
         if not self.is_main:
             return
         state = self.trainer.state_dict()
-        with _full_disk_is_an_os_error(), replacing(self.run.checkpoint) as temporary:
+        with full_disk_is_an_os_error(), replacing(self.run.checkpoint) as temporary:
             torch.save(state, temporary)
         if self.run.state.deaths:
             self.run.set_state(deaths=0)
@@ -330,7 +330,7 @@ class _Session:
             return ""
         student = self.trainer.student
         description = student.describe() | {"run": self.run.id, "steps": self.trainer.step}
-        with _full_disk_is_an_os_error():
+        with full_disk_is_an_os_error():
             return save_weights(student.state_dict(), self.run.weights, description)
 
     def write_manifest(self, weights_digest: str) -> None:
@@ -352,13 +352,14 @@ class _Session:
 
 
 @contextmanager
-def _full_disk_is_an_os_error() -> Iterator[None]:
+def full_disk_is_an_os_error() -> Iterator[None]:
     """torch reports a full disk as a failed archive, safetensors as an error of its own."""
     try:
         yield
     except (RuntimeError, SafetensorError) as error:
         number = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(number[1]) if number else errno.ENOSPC, "not written") from error
+        code = int(number[1]) if number else errno.ENOSPC
+        raise OSError(code, os.strerror(code)) from error
 
 
 def _count(images: ImageSet) -> str:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ def data_root() -> Path:
     return Path(os.environ.get("L2L_DATA") or "data").absolute()
 
 
+def is_main_process() -> bool:
+    """Whether this process speaks and writes for all of `accelerate launch`."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @dataclass(frozen=True)
 class RunState:
     """How far a run is; times in seconds since 1970."""
@@ -69,10 +75,22 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.id = folder.name
         self.previews = folder / "previews"
         self.weights = folder / "weights" / "unlearned.safetensors"
         self.checkpoint = folder / "checkpoints" / "last.pt"
+
+    @property
+    def id(self) -> str:
+        """What the run is called in reports, exports and logs: the name the store gave its folder,
+        else one of that form, since a folder's name can say what was to be forgotten.
+
+        Raises:
+            RunError: as `state`, where the store did not name it.
+        """
+        if _RUN_ID.fullmatch(self.folder.name):
+            return self.folder.name
+        submitted = self.state.submitted
+        return f"{_stamp(submitted)}-{sha256(str(submitted).encode()).hexdigest()[:8]}"
 
     @property
     def request(self) -> UnlearnRequest:
@@ -216,6 +234,11 @@ def create_run(
     return Run(folder)
 
 
+def _stamp(seconds: float) -> str:
+    """A time as ids begin, in UTC."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime(seconds))
+
+
 def _contents(folder: Path) -> str:
     """What a run's folder holds, in words."""
     uploads = sum(1 for _ in (folder / "inputs").rglob("*.png"))
@@ -240,8 +263,8 @@ class RunStore:
 
     def create(self, request: UnlearnRequest, **details: Any) -> Run:
         """Write a run into this data folder; details as in `create_run`."""
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        return create_run(self.folder / f"{stamp}-{secrets.token_hex(4)}", request, **details)
+        run_id = f"{_stamp(time.time())}-{secrets.token_hex(4)}"
+        return create_run(self.folder / run_id, request, **details)
 
     def get(self, run_id: str) -> Run:
         """The run with this id.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from l2l_core.config import NOISE_KINDS
+from l2l_core.datasets import spread
 from l2l_core.errors import PlainError
 
 
@@ -22,8 +23,8 @@ class NoiseSource:
 
     kind:
         gaussian: white, the set's mean and deviation per channel. gaussian_full: the covariance
-            estimated from the images, shrunk towards `gaussian`. Few images
-            leave their own patterns in it; it is there to be compared.
+            estimated from at most 256 images, spread over the set, shrunk towards `gaussian`. Few
+            images leave their own patterns in it; it is there to be compared.
         standard: white, mean 0.5 and deviation 0.5 everywhere (a unit Gaussian over [-1, 1]).
         uniform: each value uniform in [0, 1].
         constant: the set's mean colour, no noise.
@@ -52,8 +53,8 @@ class NoiseSource:
         std = images.std(dim=(0, 2, 3), correction=0).view(3, 1, 1)
         if kind == "standard":
             mean, std = torch.full_like(mean, 0.5), torch.full_like(std, 0.5)
-        kept = images[: cls.MOST_IMAGES] if kind == "gaussian_full" else images[:0]
-        return cls(kind, mean, std, kept - mean)
+        most = cls.MOST_IMAGES if kind == "gaussian_full" else 0
+        return cls(kind, mean, std, images[spread(len(images), most)] - mean)
 
     def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
         """`count` noise images (count, 3, size, size), on the CPU."""

@@ -64,6 +64,14 @@ def accelerator_on(device: torch.device, **settings: Any) -> Accelerator:
     return accelerator
 
 
+def leave_process_group() -> None:
+    """End what `accelerate launch` set up for processes to talk to each other, if it did: a process
+    that exits with its threads still running can be aborted, and the launcher calls that a failure.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def seeded(seed: int, *stream: int) -> torch.Generator:
     """A CPU generator for one purpose of a run; different streams are independent."""
     mixed = seed

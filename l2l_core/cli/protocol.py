@@ -80,6 +80,7 @@ def measure_by_protocol(settings: Mapping[str, Any]) -> None:
     """Measure, alone or as one of `accelerate launch`'s processes, and print the paper's table."""
     from l2l_core.evaluation.protocol_table import paper_table
     from l2l_core.evaluation.sharded import evaluate_protocol
+    from l2l_core.runtime import leave_process_group
 
     request = ProtocolRequest.from_dict(settings)
     if is_main_process():
@@ -91,6 +92,7 @@ def measure_by_protocol(settings: Mapping[str, Any]) -> None:
         if is_main_process():
             console.print("Interrupted; what was measured is kept. Go on with the same command.")
         raise typer.Exit(EXIT_CODES["interrupted"]) from error
+    leave_process_group()
     if is_main_process():
         print_whole(paper_table(results))
         console.print(f"Written: {Path(request.out) / 'results.json'}", soft_wrap=True)

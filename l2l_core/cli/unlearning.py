@@ -58,6 +58,7 @@ def unlearn(
 ) -> None:
     """Make a model forget image sets; writes a run folder and prints what was measured."""
     from l2l_core.jobs.runner import execute
+    from l2l_core.runtime import leave_process_group
 
     if resume is not None:
         if given(flags) or preset or config or out or epochs:
@@ -74,6 +75,7 @@ def unlearn(
     main_process = is_main_process()
     with StepProgress(disable=not main_process) as progress:
         status = execute(run, should_stop=stopped, on_event=progress.show)
+    leave_process_group()
     if not main_process:
         return
     if status == "done":

@@ -133,8 +133,7 @@ FAMILIES: dict[str, Family] = {
             Option(
                 "spread_steps",
                 "Spread decoding steps",
-                "Use all steps on the hole, rather than skip those meant for larger holes, as "
-                "published.",
+                "Use all steps on the hole. Published models skip those meant for larger holes.",
                 kind="bool",
             ),
             Option(

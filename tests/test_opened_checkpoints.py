@@ -22,7 +22,7 @@ from ui.checkpoints import OPENED, UNUSED_SECONDS, Checkpoints
 from ui.form import Form
 from ui.server import build
 from ui.services import Studio
-from ui.visitor import COOKIE, is_local, is_loopback, owner_of
+from ui.visitor import COOKIE, came_directly, is_loopback, owner_of
 
 ME, YOU, UPLOAD = "a" * 32, "b" * 32, "c" * 32
 
@@ -157,7 +157,7 @@ def test_addresses_that_only_this_machine_reaches(host, private):
 def test_events_that_came_straight_from_a_visitor(client, headers, local):
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     asked = Request({"type": "http", "headers": raw, "client": (client, 50_000)})
-    assert is_local(gr.Request(asked)) is local
+    assert came_directly(gr.Request(asked)) is local
 
 
 def test_limits(studio, tmp_path):

@@ -14,7 +14,7 @@ from ui.advanced import by_family, family_options
 from ui.catalogue import builtin_cards, opened_cards, published_cards
 from ui.checkpoints import OPENED
 from ui.services import Studio
-from ui.visitor import is_local, owner
+from ui.visitor import came_directly, owner
 
 DEFAULT = "mae-fluent"
 QUIET: dict[str, Any] = {"show_progress": "hidden"}
@@ -75,7 +75,12 @@ def build_model_picker(studio: Studio) -> ModelPicker:
         given = by_family(dict(zip(options.fields, values, strict=True))).get(kind, {})
         try:
             opened = studio.open_checkpoint(
-                owner(request), kind, given, path=where, upload=sent_as, local=is_local(request)
+                owner(request),
+                kind,
+                given,
+                path=where,
+                upload=sent_as,
+                local=came_directly(request),
             )
         except PlainError as error:
             return gr.skip(), gr.skip(), html.note(str(error), "problem")

@@ -19,7 +19,7 @@ from ui.form import Form, check_device, defaults
 from ui.model_picker import DEFAULT, build_model_picker
 from ui.services import Studio
 from ui.uploads import check_uploads, recognised
-from ui.visitor import is_local, owner
+from ui.visitor import came_directly, owner
 from ui.watcher import SHOWN_THUMBNAILS, build_watcher
 
 Component = gr.components.Component
@@ -67,7 +67,7 @@ def build_unlearn(studio: Studio, scratch: Path) -> UnlearnTab:
         try:
             form = _filled(fields, values)
             check_device(form, studio.health().device)
-            return studio.submit(form, owner(request), is_local(request)), ""
+            return studio.submit(form, owner(request), came_directly(request)), ""
         except PlainError as error:
             return gr.skip(), html.note(str(error), "problem")
 

@@ -33,7 +33,7 @@ def owner_of(cookies: Mapping[str, str]) -> str:
     return hashlib.sha256(token.encode()).hexdigest()[:32] if TOKEN.fullmatch(token) else ""
 
 
-def is_local(request: gr.Request) -> bool:
+def came_directly(request: gr.Request) -> bool:
     """Whether no server in between passed this event on, and no foreign name led to this machine.
 
     A page that only this machine can reach is open to others through a server in between, and to

@@ -81,6 +81,10 @@ def describes_itself(path: str | Path) -> bool:
     return path.is_file() and _is_safetensors(path) and "config" in _header(path)
 
 
+_UNFIT = (ArithmeticError, AssertionError, AttributeError, IndexError, RuntimeError, TypeError)
+"""What a value of a wrong kind or size raises."""
+
+
 @contextmanager
 def configuring(source: str) -> Iterator[None]:
     """Say in words why a file's configuration, with the options beside it, makes no model.
@@ -100,10 +104,6 @@ def configuring(source: str) -> Iterator[None]:
         ) from error
     except _UNFIT as error:
         raise CheckpointError(f"“{source}” is damaged or of another version: {error}.") from error
-
-
-_UNFIT = (ArithmeticError, AssertionError, AttributeError, IndexError, RuntimeError, TypeError)
-"""What a value of a wrong kind or size raises."""
 
 
 def build_strict(build: Callable[[], M], state: Mapping[str, Tensor], source: str) -> M:

@@ -286,7 +286,7 @@ MODELS: dict[str, ModelSpec] = {
             "6.0",
             completion_steps=8,
             gold={"builtin:flags": "mage-fluent-without-flags.safetensors"},
-            defaults={"alpha": 0.1, "learning_rate": 2e-3, "steps": 160, "batch_size": 16},
+            defaults={"alpha": 0.15, "learning_rate": 2e-3, "steps": 175, "batch_size": 16},
         ),
         _fluent(
             "palette",
@@ -294,10 +294,10 @@ MODELS: dict[str, ModelSpec] = {
             "3.6",
             completion_steps=12,
             defaults={
-                "alpha": 0.5,
+                "alpha": 0.2,
                 "learning_rate": 2e-3,
                 "betas": BETAS,
-                "steps": 600,
+                "steps": 640,
                 "batch_size": 6,
             },
         ),

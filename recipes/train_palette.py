@@ -9,10 +9,12 @@ schedule ends at σ = 3; there the network is shown pure noise, as when it compl
 noise that would leave the true image: what it makes of the visible part alone.
 
 Attention at 16×16 lets the encoder tell what an image shows, so unlearning compares this level
-alone (`frozen_levels`, `last_level`). Of 32×32 the decoder reads nothing (`unread_levels`): its
-features are still so local that one cannot forget by them without changing retain images. At 16×16
-the weights get `extra_blocks` as they are saved: layers that add nothing, so that unlearning finds
-an encoder deep enough to tell forget images from retain images.
+alone (`frozen_levels`, `last_level`). Finer features are so local that one cannot forget by them
+without changing retain images, so from them the decoder is not to learn what belongs in a hole. Of
+32×32 it reads nothing (`unread_levels`). The full resolution it needs, for the noise in the hole;
+so it predicts a second time with that of another visible part, noise or another image's, and is to
+find the same. At 16×16 the weights get `extra_blocks` as they are saved: layers that add nothing,
+so that unlearning finds an encoder deep enough to tell forget images from retain images.
 
 The state is saved every few minutes in OUT; the same command resumes it. The exported weights are
 the exponential moving average, in half precision.
@@ -21,6 +23,7 @@ the exponential moving average, in half precision.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from l2l_core.masks import parse_mask
-from l2l_core.models.palette import Palette, PaletteView, open_palette
+from l2l_core.models.palette import Palette, PaletteUNet, PaletteView, open_palette
 from l2l_core.models.palette_config import PaletteConfig
 from l2l_core.models.palette_sampling import Diffusion
 from l2l_core.runtime import seeded
@@ -40,6 +43,8 @@ CELLS = (4, 8, 8, 8)
 SIGMAS = (0.01, 2.7)
 SIGMA_MEDIAN, SIGMA_SPREAD = 0.6, 1.2
 DATA_DEVIATION = 0.5
+AGREEMENT = 2.0
+"""Weight of the difference that another visible part makes at full resolution."""
 CONFIG = PaletteConfig(
     image_size=64,
     inner_channels=32,
@@ -59,6 +64,25 @@ CONFIG = PaletteConfig(
 )
 SAVED = replace(CONFIG, extra_blocks=2)
 LAST_GAMMA = Diffusion(CONFIG.sampling_schedule).exact_gammas[-1].item()
+
+
+class Predictor(nn.Module):
+    """The network with the full resolution of its own inputs, and of others."""
+
+    def __init__(self, unet: PaletteUNet) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, inputs: Tensor, others: Tensor, gammas: Tensor) -> tuple[Tensor, Tensor]:
+        """The noise (B, 3, H, W) that it sees in inputs (B, 6, H, W), and what it sees if the
+        decoder reads the full resolution, and its way down, of others.
+        """
+        full = CONFIG.res_blocks + 2
+        with torch.autocast(inputs.device.type, torch.bfloat16, cache_enabled=False):
+            features = self.unet.encode(inputs, gammas)
+            swapped = [*self.unet.encode(others, gammas, last=1)[:full], *features[full:]]
+            own, other = (self.unet.decode(f, gammas) for f in (features, swapped))
+        return own.float(), other.float()
 
 
 class PaletteRecipe(Recipe[Palette]):
@@ -82,7 +106,16 @@ class PaletteRecipe(Recipe[Palette]):
         if rest:
             raise SystemExit(f"--batch {self.batch} must be a multiple of {len(CELLS)}.")
         self.holes = [self.masks(share, cell) for cell in CELLS]
-        self.forward = torch.compile(self.predict) if args.compile else self.predict
+        pixels = self.train.spread(512, self.size)
+        self.std, self.mean = torch.std_mean(pixels, dim=(0, 2, 3), keepdim=True)
+        self.forward: Callable[..., Any] = Predictor(self.model.unet)
+        if self.device.type == "cuda":  # small kernels: starting them takes two thirds of a step
+            examples = torch.zeros(2, self.batch, 6, self.size, self.size, device=self.device)
+            self.forward = torch.cuda.make_graphed_callables(
+                self.forward,
+                (*examples, torch.ones(self.batch, device=self.device)),
+                allow_unused_input=True,
+            )
 
     def fresh_model(self) -> Palette:
         """A model of the recipe's sizes."""
@@ -101,11 +134,6 @@ class PaletteRecipe(Recipe[Palette]):
         """What is written beside the weights."""
         return self.model.describe() | {"config": asdict(SAVED)}
 
-    def predict(self, inputs: Tensor, gammas: Tensor) -> Tensor:
-        """The noise (B, 3, H, W) the network sees in its inputs (B, 6, H, W)."""
-        with torch.autocast(self.device.type, torch.bfloat16):
-            return self.model.unet(inputs, gammas, return_dict=False)[0].float()
-
     def draw(self) -> tuple[Tensor, PaletteView]:
         """A batch and everything random about it."""
         images, _ = self.train.batch(self.batch, self.size, self.generator)
@@ -120,14 +148,27 @@ class PaletteRecipe(Recipe[Palette]):
         return images, PaletteView(masks.unsqueeze(1), gammas, condition, noise)
 
     def losses(self) -> dict[str, Tensor]:
-        """The weighted error of the predicted noise, and the plain one, as means over the hole."""
+        """The weighted error of the predicted noise, with the image's own full resolution and with
+        another's, and how far the two predictions differ; the plain error is logged. All are means
+        over the hole.
+        """
         images, view = self.draw()
-        predicted = self.forward(self.model.encoder_input(images, view), view.gammas)
-        error = ((predicted - view.noise) * view.hole).square().sum(dim=(1, 2, 3))
-        error = error / (3 * view.hole.sum(dim=(1, 2, 3)))  # (B,)
+        inputs = self.model.encoder_input(images, view)
+        visible = images.roll(1, dims=0)
+        noise = torch.randn(images.shape, **self.random) * self.std + self.mean
+        visible[::2] = noise[::2]
+        others = torch.where(view.hole, inputs, (2 * visible - 1).repeat(1, 2, 1, 1))
+        own, other = self.forward(inputs, others, view.gammas)
         variance = (1 - view.gammas) / view.gammas  # σ²
         weight = 1 + variance / DATA_DEVIATION**2
-        return {"loss": (weight * error).mean(), "noise": error.detach().mean()}
+
+        def error(found: Tensor, wanted: Tensor) -> Tensor:
+            squares = ((found - wanted) * view.hole).square().sum(dim=(1, 2, 3))
+            return squares / (3 * view.hole.sum(dim=(1, 2, 3)))  # (B,)
+
+        plain = error(own, view.noise)
+        loss = (plain + error(other, view.noise)) / 2 + AGREEMENT * error(own, other)
+        return {"loss": (weight * loss).mean(), "noise": plain.detach().mean()}
 
     def evaluate(self, model: Palette) -> dict[str, float]:
         """Held-out PSNR in dB inside the hole, one sample an image."""

@@ -212,6 +212,24 @@ def test_weights_of_another_shape_do_not_start_a_palette() -> None:
         train_palette.fitted(other, train_palette.CONFIG)
 
 
+def test_a_palette_in_training_sees_what_it_would_by_the_full_resolution_of_others() -> None:
+    unet = Palette(train_palette.CONFIG).unet
+    unet.silence(train_palette.CONFIG.unread_levels)
+    inputs, others = torch.randn(2, 2, 6, 64, 64)
+    gammas = torch.tensor([0.3, 0.9])
+    read = [True, True, True, False, False]  # the features finer than 16×16, as the way up has them
+    with torch.no_grad():
+        own, other = train_palette.Predictor(unet)(inputs, others, gammas)
+        features = unet.encode(inputs, gammas)
+        theirs = unet.encode(others, gammas)
+        chosen = [b if is_read else a for a, b, is_read in zip(features, theirs, read)]
+        mixed = unet.decode([*chosen, *features[5:]], gammas)
+        plain = unet(inputs, gammas, return_dict=False)[0]
+    torch.testing.assert_close(own, plain, atol=0.05, rtol=0)  # bf16
+    torch.testing.assert_close(other, mixed, atol=0.05, rtol=0)
+    assert (own - other).abs().max() > 0.2
+
+
 def test_quality_of_a_perfect_model_is_perfect() -> None:
     images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     perfect = SimpleNamespace(image_size=64, complete=lambda images, mask, generator: images)

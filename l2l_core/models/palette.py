@@ -157,6 +157,17 @@ class PaletteUNet(UNet2DModel):
         assert self.mid_block is not None
         return [*features, self.mid_block(x, embedding)]
 
+    def decode(self, features: Representation, gammas: Tensor) -> Tensor:
+        """The way up: all feature maps that `encode` gives -> the noise (B, 3, H, W)."""
+        embedding = self.time_embedding(self.time_proj(gammas).to(self.dtype))
+        x, residuals = features[-1], features[:-1]
+        up: Any = self.up_blocks
+        for block in up:
+            count = len(block.resnets)
+            x = block(x, tuple(residuals[-count:]), embedding)
+            residuals = residuals[:-count]
+        return self.conv_out(self.conv_act(self.conv_norm_out(x)))
+
     def silence(self, levels: tuple[int, ...]) -> None:
         """Let the way up read nothing of these levels: its weights for their residuals become 0."""
         for weight in self._readers(levels):

@@ -44,7 +44,7 @@ def test_many_images_are_completed_in_batches(monkeypatch):
     model, hole, told = load_model("palette-fluent"), parse_mask("centre:0.25", 64), []
     images = torch.rand(5, 3, 64, 64, generator=seeded(0))
     expected = complete_in_parts(model, images, hole, (3, 31), "fp32", 2)
-    monkeypatch.setattr("l2l_core.evaluation.evaluate.BATCH", 2)
+    monkeypatch.setattr("l2l_core.evaluation.evaluate.CPU_BATCH", 2)
 
     def on_step(step, steps, so_far):
         told.append((step, steps, len(so_far)))
@@ -108,9 +108,9 @@ def test_a_gold_standard_keeps_its_own_configuration(tiny_mae, tiny_checkpoint, 
     """The original's options are for published files, which have none."""
     flags = {"forget": ("builtin:flags",)}
     never = load_gold_standard(
-        UnlearnRequest(**flags, model="mage-fluent", model_options={"heads": 4})
+        UnlearnRequest(**flags, model="mage-fluent", model_options={"heads": 8})
     )
-    assert never.config.heads == 3
+    assert never.config.heads == 4
     request = UnlearnRequest(**flags, model="mae", model_options={"heads": 3, "decoder_heads": 4})
     assert load_gold(request, tiny_checkpoint).config == tiny_mae.config
     torch.save({"model": tiny_mae.state_dict()}, tmp_path / "mae.pth")

@@ -297,7 +297,7 @@ MODELS: dict[str, ModelSpec] = {
                 "alpha": 0.2,
                 "learning_rate": 2e-3,
                 "betas": BETAS,
-                "steps": 640,
+                "steps": 740,
                 "batch_size": 6,
             },
         ),

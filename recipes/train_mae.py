@@ -22,7 +22,7 @@ from l2l_core.models.layers import choose_attention
 from l2l_core.models.mae import MAEConfig, MAEView, MaskedAutoencoder
 from recipes.training import Recipe, options, psnr
 
-KEPT = (8, 16, 24, 32, 40, 48, 56)  # few distinct lengths, so that compiled graphs are reused
+KEPT = (8, 16, 24, 32, 40, 48, 56)  # few distinct lengths, so that kernels are chosen few times
 CONFIG = MAEConfig(
     image_size=64,
     patch_size=8,
@@ -50,7 +50,6 @@ class MAERecipe(Recipe[MaskedAutoencoder]):
         super().__init__(args, model)
         self.holes = self.masks(self.batch, self.model.cell)
         choose_attention(self.model, self.device)
-        self.forward = torch.compile(self.predict) if args.compile else self.predict
 
     def fresh_model(self) -> MaskedAutoencoder:
         """An untrained MAE."""
@@ -85,7 +84,7 @@ class MAERecipe(Recipe[MaskedAutoencoder]):
     def losses(self) -> dict[str, Tensor]:
         """Pixels of the hidden patches."""
         images, ids_keep, hidden = self.draw()
-        predicted = self.forward(images, ids_keep)
+        predicted = self.predict(images, ids_keep)
         error = (predicted - images) * hidden
         pixels = hidden.sum() * 3
         losses = {"l1": error.abs().sum() / pixels, "l2": error.square().sum() / pixels}

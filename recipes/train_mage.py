@@ -79,7 +79,6 @@ class MAGERecipe(Recipe[MAGE]):
         book = self.model.vqgan.codebook.detach()
         self.labels = (-torch.cdist(book, book).square() / args.nearness).softmax(dim=1)
         choose_attention(self.model, self.device)
-        self.forward = torch.compile(self.scores) if args.compile else self.scores
         self.tokens = self.tokenized()
 
     def fresh_model(self) -> MAGE:
@@ -145,7 +144,7 @@ class MAGERecipe(Recipe[MAGE]):
             everything = torch.arange(ids.shape[1], device=self.device).expand_as(ids)
             view = MAGEView(everything, hidden & ~(settled & hidden))
         given = torch.where(hidden, ids, self.tokens["holed"][picked].long())
-        scores = self.forward(given, view.ids_keep, view.unknown)
+        scores = self.scores(given, view.ids_keep, view.unknown)
         loss = -(self.labels[ids] * scores.log_softmax(dim=2)).sum(dim=2)
         right = (scores.argmax(dim=2) == ids)[view.unknown].float().mean()
         unknown = view.unknown.float()

@@ -193,11 +193,5 @@ def options(description: str, images: int, lr: float) -> argparse.ArgumentParser
     parser.add_argument("--warmup", type=int, default=300, help="steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="pays for the U-Net on a GPU; two CPU cores lose more than they save",
-    )
     parser.add_argument("--save-minutes", type=float, default=5)
     return parser

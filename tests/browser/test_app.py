@@ -235,7 +235,9 @@ def test_a_drawn_hole(page):
     page.mouse.up()
     page.wait_for_timeout(500)
     page.click("#compare")
-    expect(page.locator("#grid section").first).to_have_class(re.compile("l2l-extra"))
+    expect(page.locator("#grid section").first).to_have_class(
+        re.compile("l2l-extra"), timeout=PATIENCE
+    )
     expect(page.locator("#verdict")).to_contain_text("the same in all images", timeout=PATIENCE)
 
 

@@ -39,7 +39,7 @@ BATCH = 64
 """Images completed together; part of what a seed means for models that draw while completing."""
 CPU_BATCH = 16
 """Of these so many at once on a CPU, whose caches hold no more: 64 at once took MAGE a third longer
-and Palette a quarter. The completions are the same."""
+and Palette a quarter. The completions are the same but for rounding."""
 
 
 @dataclass(frozen=True)

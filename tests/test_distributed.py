@@ -48,6 +48,8 @@ def test_two_processes_equal_one(request_settings, tmp_path, family):
     one, two = (read_checkpoint(Run(tmp_path / n).weights)[0] for n in ("1", "2"))
     assert one.keys() == two.keys()
     for name in one:
+        if name.endswith("qkv.bias"):  # its middle third is the keys' bias, as to_k.bias is
+            one[name], two[name] = (part[name].view(3, -1)[::2] for part in (one, two))
         if not name.endswith(WITHOUT_GRADIENT):
             torch.testing.assert_close(one[name], two[name], atol=2e-5, rtol=1e-4, msg=name)
     losses = [
